@@ -1,0 +1,18 @@
+"""RabbitMQ over aio-pika: the only package that imports it."""
+
+from common.broker.connection import Connection
+from common.broker.consumer import BatchConsumer, Consumer
+from common.broker.declare import declare, ready_messages
+from common.broker.publisher import Publisher
+from common.broker.subscription import Delivery, Subscription
+
+__all__ = [
+    "BatchConsumer",
+    "Connection",
+    "Consumer",
+    "Delivery",
+    "Publisher",
+    "Subscription",
+    "declare",
+    "ready_messages",
+]

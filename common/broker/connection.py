@@ -1,0 +1,192 @@
+"""One AMQP connection, kept alive by one supervisor.
+
+Not aio-pika's robust connection: that one restores on the same channel and waits a fixed five seconds, so that a
+herd of workers comes back at the same instant. Here the supervisor connects, runs the registered set-up callbacks
+(declare topology, take a lock), and only then is the connection *ready*. Whoever uses it opens channels of its own
+and opens them anew after a loss::
+
+    connecting --connected--> set up --callbacks done--> ready --lost--> waiting (full jitter) --> connecting
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+import aio_pika
+import aiormq.abc
+from aio_pika.abc import AbstractConnection
+
+from common.broker.faults import translated
+from common.errors import BrokerError, ConnectionLost
+from common.events import BrokerConnected, BrokerLost
+from common.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+FIRST_WAIT: Final = 0.1
+LONGEST_WAIT: Final = 30.0
+
+
+def reconnect_wait(failures: int) -> float:
+    """Seconds to wait before the next try: exponential with full jitter, so that a herd does not return at once.
+
+    Args:
+        failures: how many tries have failed since the connection was last ready, from 0.
+    """
+    return random.uniform(FIRST_WAIT / 2, min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(failures, 20)))  # noqa: S311
+
+
+class Connection:
+    """A supervised connection.
+
+    Args:
+        url: ``amqp://`` or ``amqps://`` URL with the credentials.
+        name: how the connection shows in the broker's management pages.
+        heartbeat: seconds between heartbeats; a silent peer is given up after about two of them.
+        connect_timeout: seconds for one try to connect and set up.
+        telemetry: where `BrokerConnected` and `BrokerLost` go.
+    """
+
+    def __init__(self, url: str, *, name: str, heartbeat: int, connect_timeout: float, telemetry: Telemetry) -> None:
+        self._url = url
+        self.name = name
+        self._heartbeat = heartbeat
+        self._connect_timeout = connect_timeout
+        self._telemetry = telemetry
+        self._callbacks: list[Callable[[], Awaitable[None]]] = []
+        self._raw: AbstractConnection | None = None
+        self._ready = asyncio.Event()
+        self._lost = asyncio.Event()
+        self._lost_reason = ""
+        self._supervisor: asyncio.Task[None] | None = None
+        self.failure: BaseException | None = None
+        """Why the last try failed; None when ready."""
+        self.server_version = ""
+        self.user = unquote(urlsplit(url).username or "guest")
+
+    @property
+    def connected(self) -> bool:
+        """True from the end of the set-up until the loss."""
+        return self._ready.is_set()
+
+    def on_connected(self, callback: Callable[[], Awaitable[None]]) -> None:
+        """Run `callback` after each connect, in order of registration, before the connection is ready."""
+        self._callbacks.append(callback)
+
+    async def start(self) -> None:
+        """Start the supervisor; returns at once. Await `ready` for the connection."""
+        if self._supervisor is None:
+            self._supervisor = asyncio.create_task(self._supervise(), name=f"supervise {self.name}")
+
+    async def ready(self, timeout: float | None = None) -> None:
+        """Wait until the connection is ready.
+
+        Args:
+            timeout: seconds to wait, or None to wait for ever.
+
+        Raises:
+            ConnectionLost: not ready in time; the text says what the last try failed with.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                await self._ready.wait()
+        except TimeoutError:
+            raise ConnectionLost(f"no connection to the broker ({self.name}): {self.failure}") from None
+
+    async def drain(self) -> None:
+        """Nothing: those who use the connection drain."""
+
+    async def stop(self) -> None:
+        """Close the connection and end the supervisor."""
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is not None:
+            supervisor.cancel()
+            await asyncio.wait([supervisor])
+        await self._close()
+
+    async def open_channel(self, *, confirms: bool = False) -> Channel:
+        """A new channel.
+
+        Args:
+            confirms: publisher confirms on, unroutable messages raise.
+
+        Raises:
+            ConnectionLost: there is no connection now.
+        """
+        raw = self._raw
+        if raw is None or raw.is_closed:
+            raise ConnectionLost(f"no connection to the broker ({self.name})")
+        with translated("open a channel"):
+            async with asyncio.timeout(self._connect_timeout):
+                channel = raw.channel(publisher_confirms=confirms, on_return_raises=confirms)
+                await channel.initialize()
+                return await channel.get_underlay_channel()
+
+    async def _supervise(self) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._connect()
+            except (BrokerError, TimeoutError) as error:
+                self.failure = error
+                log.warning("cannot connect to the broker", extra={"connection": self.name, "reason": str(error)})
+                await self._close()
+                await asyncio.sleep(reconnect_wait(failures))
+                failures += 1
+                continue
+            failures = 0
+            self.failure = None
+            self._ready.set()
+            self._telemetry.emit(BrokerConnected(self.name, self.server_version))
+            log.info("connected to the broker", extra={"connection": self.name, "server": self.server_version})
+            await self._lost.wait()
+            self._ready.clear()
+            self._telemetry.emit(BrokerLost(self.name, self._lost_reason))
+            log.warning("lost the broker connection", extra={"connection": self.name, "reason": self._lost_reason})
+            await self._close()
+            await asyncio.sleep(reconnect_wait(0))
+
+    async def _connect(self) -> None:
+        self._lost.clear()
+        async with asyncio.timeout(self._connect_timeout):
+            with translated("connect"):
+                raw = await aio_pika.connect(
+                    self._url,
+                    timeout=self._connect_timeout,
+                    heartbeat=self._heartbeat,
+                    client_properties={"connection_name": self.name},
+                )
+            self._raw = raw
+            raw.close_callbacks.add(self._on_close)
+            transport = raw.transport
+            properties = getattr(getattr(transport, "connection", None), "server_properties", {})
+            self.server_version = str(properties.get("version", ""))
+            for callback in self._callbacks:
+                await callback()
+        if raw.is_closed:
+            raise ConnectionLost("the connection ended while it was set up")
+
+    def _on_close(self, sender: object, error: BaseException | None) -> None:
+        if sender is self._raw or self._raw is None:
+            self._lost_reason = str(error) or type(error).__name__
+            self._lost.set()
+
+    async def _close(self) -> None:
+        self._ready.clear()
+        raw, self._raw = self._raw, None
+        if raw is None or raw.is_closed:
+            return
+        try:
+            with translated("close"):
+                async with asyncio.timeout(2.0):
+                    await raw.close()
+        except BrokerError as error:
+            log.debug("closing the connection failed", extra={"connection": self.name, "reason": str(error)})
+
+
+Channel = aiormq.abc.AbstractChannel

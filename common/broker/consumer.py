@@ -1,0 +1,241 @@
+"""Consumers that stay: they subscribe again whenever the broker, the network or a deleted queue ended them.
+
+A consumer that the broker cancelled is the classic silent failure (connected, but deaf), so each one says by
+`consuming` whether it really is, and readiness depends on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from common.broker.connection import Connection, reconnect_wait
+from common.broker.subscription import Delivery, Subscription
+from common.errors import BrokerError, BrokerRefused, StoreUnavailable
+from common.topology import Queue
+
+log = logging.getLogger(__name__)
+
+LONGEST_RETRY = 5.0
+"""Seconds between tries at most while a handler cannot settle a batch (database locked, broker away)."""
+
+
+class Consumer:
+    """Keeps one subscription open and hands over each delivery as it comes.
+
+    Args:
+        connection: where.
+        queue: what.
+        on_delivery: called in the event loop for each message, in order; it must not block.
+        prefetch: unsettled messages at a time; 0 is no limit.
+        declare: declare and bind the queue when it is missing; when the broker refuses that (403), wait for it.
+        no_ack: messages count as settled when they are sent.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        queue: Queue,
+        on_delivery: Callable[[Delivery], None],
+        *,
+        prefetch: int,
+        declare: bool = False,
+        no_ack: bool = False,
+    ) -> None:
+        self._connection = connection
+        self._queue = queue
+        self._on_delivery = on_delivery
+        self._prefetch = prefetch
+        self._declare = declare or queue.exclusive
+        self._no_ack = no_ack
+        self._subscription: Subscription | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def name(self) -> str:
+        """The queue's name."""
+        return self._queue.name
+
+    @property
+    def consuming(self) -> bool:
+        """True while the broker knows this consumer."""
+        return self._subscription is not None and not self._subscription.ended.is_set()
+
+    async def start(self) -> None:
+        """Subscribe, and again after each end; returns at once."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._stay(), name=f"consume {self.name}")
+
+    async def drain(self) -> None:
+        """Take no more (basic.cancel); what has arrived can still be settled."""
+        await self._end_task()
+        if self._subscription is not None:
+            await self._subscription.cancel()
+
+    async def stop(self) -> None:
+        """Drain, then close the channel; what is unsettled goes back to the queue."""
+        await self.drain()
+        if self._subscription is not None:
+            await self._subscription.close()
+
+    async def _end_task(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _stay(self) -> None:
+        failures = 0
+        while True:
+            await self._connection.ready()
+            try:
+                subscription = await self._subscribe()
+            except BrokerError as error:
+                log.warning("cannot consume", extra={"queue": self.name, "reason": str(error)})
+                await asyncio.sleep(min(1.0, reconnect_wait(failures)))
+                failures += 1
+                continue
+            failures = 0
+            self._subscription = subscription
+            await subscription.ended.wait()
+            log.warning("the consumer ended", extra={"queue": self.name, "reason": subscription.reason})
+            await subscription.close_when_settled()
+
+    async def _subscribe(self) -> Subscription:
+        # An exclusive queue ends with its connection, so it is declared each time; a durable one only when missing.
+        try:
+            return await self._open(declare=self._queue.exclusive)
+        except BrokerRefused as error:
+            if error.code != 404 or not self._declare:
+                raise
+        return await self._open(declare=True)
+
+    async def _open(self, *, declare: bool) -> Subscription:
+        return await Subscription.open(
+            self._connection,
+            self._queue,
+            self._on_delivery,
+            prefetch=self._prefetch,
+            no_ack=self._no_ack,
+            declare=declare,
+        )
+
+
+class BatchConsumer:
+    """Hands over, as one batch, what has arrived by now, and settles the batch as a whole afterwards.
+
+    A batch never waits to fill. While one batch is handled the next ones arrive, so batches grow with the load.
+
+    Args:
+        connection: where.
+        queue: what.
+        handle: handles a batch; when it returns the batch is acked (``multiple=True``). When it raises
+            `StoreUnavailable` or `BrokerError` the same batch is tried again, nothing is acked meanwhile; when the
+            channel died, the batch is dropped, because the broker delivers it again.
+        prefetch: unsettled messages at a time, which bounds the memory of a batch.
+        no_ack: for transient queues: nothing is settled.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        queue: Queue,
+        handle: Callable[[list[Delivery]], Awaitable[None]],
+        *,
+        prefetch: int,
+        no_ack: bool = False,
+    ) -> None:
+        self._consumer = Consumer(connection, queue, self._arrive, prefetch=prefetch, declare=True, no_ack=no_ack)
+        self._handle = handle
+        self._no_ack = no_ack
+        self._inbox: list[Delivery] = []
+        self._arrived = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._task: asyncio.Task[None] | None = None
+        self.stuck_reason = ""
+        """Why the current batch cannot be settled; empty when it can."""
+
+    @property
+    def consuming(self) -> bool:
+        """True while the broker knows this consumer."""
+        return self._consumer.consuming
+
+    @property
+    def name(self) -> str:
+        """The queue's name."""
+        return self._consumer.name
+
+    async def start(self) -> None:
+        """Start consuming; returns at once."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._work(), name=f"handle {self.name}")
+            await self._consumer.start()
+
+    async def drain(self) -> None:
+        """Take no more, and finish the batches that have arrived."""
+        await self._consumer.drain()
+        await self._idle.wait()
+
+    async def stop(self) -> None:
+        """Stop at once; what is unsettled goes back to the queue."""
+        await self._consumer.stop()
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        self._inbox.clear()
+        self._idle.set()
+
+    def _arrive(self, delivery: Delivery) -> None:
+        self._inbox.append(delivery)
+        self._idle.clear()
+        self._arrived.set()
+
+    async def _work(self) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            batch, self._inbox = self._inbox, []
+            batch = [delivery for delivery in batch if self._no_ack or delivery.subscription.alive]
+            if batch:
+                await self._settle(batch)
+            if not self._inbox:
+                self._idle.set()
+
+    async def _settle(self, batch: list[Delivery]) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._handle(batch)
+                break
+            except (StoreUnavailable, BrokerError) as error:
+                self._retrying(error, failures)
+            except Exception as error:
+                # A fault of ours must not end the consumer: it would be connected and deaf.
+                log.exception("handling a batch failed", extra={"queue": self.name, "messages": len(batch)})
+                self._retrying(error, failures)
+            await asyncio.sleep(min(LONGEST_RETRY, reconnect_wait(failures)))
+            failures += 1
+            batch = [delivery for delivery in batch if self._no_ack or delivery.subscription.alive]
+            if not batch:
+                break
+        self.stuck_reason = ""
+        if batch and not self._no_ack:
+            await self._ack(batch)
+
+    def _retrying(self, error: Exception, failures: int) -> None:
+        self.stuck_reason = str(error)
+        if failures == 0:
+            log.warning("a batch waits", extra={"queue": self.name, "reason": str(error)})
+
+    async def _ack(self, batch: list[Delivery]) -> None:
+        # A batch spans two channels when the first one died meanwhile; tags count per channel.
+        counts: dict[Subscription, int] = {}
+        last: dict[Subscription, int] = {}
+        for delivery in batch:
+            counts[delivery.subscription] = counts.get(delivery.subscription, 0) + 1
+            last[delivery.subscription] = delivery.tag
+        for subscription, tag in last.items():
+            await subscription.ack(tag, multiple=True, count=counts[subscription])

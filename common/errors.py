@@ -1,0 +1,183 @@
+"""Every error that Warren raises, in one tree.
+
+::
+
+    WarrenError
+    ├── SettingsError           a setting is missing or wrong; the message lists every fault
+    ├── InvalidTask             a task that cannot be submitted as it is (name, queue, size, arguments)
+    ├── SubmissionError         a submission that was not confirmed
+    │   ├── SubmissionRefused   the broker refused it: it did not happen
+    │   └── SubmissionUnknown   no answer: it may have happened; holds the ids, safe to submit again with them
+    ├── TaskError               about one task's outcome
+    │   ├── TaskFailed          the task failed; holds type, message and traceback of the remote error
+    │   ├── TaskCancelled       the task was cancelled
+    │   ├── TaskExpired         the task was not started in time
+    │   └── UnknownTask         the scheduler has no task with this id
+    ├── ResultTimeout           the wait ended; the task goes on
+    ├── ClientClosed            the client was closed while this call was waiting
+    ├── BrokerError             about the connection to RabbitMQ
+    │   ├── ConnectionLost      the connection ended under an operation; its outcome is unknown
+    │   ├── BrokerRefused       the broker answered with an error, such as 403, 404, 405 or 406
+    │   ├── PublishRefused      nacked or unroutable: it is in no queue
+    │   └── PublishUnknown      no confirm in time: it may have happened
+    ├── StoreError              about the database
+    │   ├── StoreUnavailable    locked, full or away: nothing was written, try again
+    │   └── StoreOutOfDate      the schema is older or newer than this program
+    ├── WireError               a message that cannot be decoded; the text says where
+    └── NotOurPackage           another distribution's `common` package was imported
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class WarrenError(Exception):
+    """Anything that Warren raises on purpose."""
+
+
+class SettingsError(WarrenError):
+    """One or more settings are wrong.
+
+    Args:
+        faults: one sentence for each fault, naming the setting, the value and what is expected.
+    """
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("wrong settings:\n" + "\n".join(f"  - {fault}" for fault in self.faults))
+
+
+class InvalidTask(WarrenError, ValueError):
+    """The task cannot be submitted as it is; nothing was sent."""
+
+
+class SubmissionError(WarrenError):
+    """A submission was not confirmed.
+
+    Attributes:
+        ids: the task ids of the submission, in order.
+    """
+
+    def __init__(self, message: str, ids: Sequence[str]) -> None:
+        self.ids = tuple(ids)
+        super().__init__(message)
+
+
+class SubmissionRefused(SubmissionError):
+    """The broker refused the submission: none of its tasks was taken."""
+
+
+class SubmissionUnknown(SubmissionError):
+    """No confirm arrived: the tasks may have been taken or not.
+
+    Submit them again with ``options(task_id=...)``: the same id with the same content is stored once.
+    """
+
+
+class TaskError(WarrenError):
+    """About the outcome of one task.
+
+    Attributes:
+        task_id: the task's id.
+    """
+
+    def __init__(self, message: str, task_id: str) -> None:
+        self.task_id = task_id
+        super().__init__(message)
+
+
+class TaskFailed(TaskError):
+    """The task failed.
+
+    Attributes:
+        kind: why, as one of `common.wire.ErrorKind`.
+        type: the name of the remote exception's class, such as ``ValueError``. Text only, never imported.
+        message: the remote exception's text.
+        traceback: the remote traceback as text, or an empty string.
+    """
+
+    def __init__(self, task_id: str, kind: str, type: str, message: str, traceback: str) -> None:  # noqa: A002
+        self.kind = kind
+        self.type = type
+        self.message = message
+        self.traceback = traceback
+        text = f"task {task_id} failed ({kind}): {type}: {message}"
+        super().__init__(f"{text}\n\n{traceback}" if traceback else text, task_id)
+
+
+class TaskCancelled(TaskError):
+    """The task was cancelled before it succeeded or failed."""
+
+
+class TaskExpired(TaskError):
+    """The task was not started by the time it was allowed to."""
+
+
+class UnknownTask(TaskError):
+    """The scheduler has no task with this id (never submitted, or removed after its retention)."""
+
+
+class ResultTimeout(WarrenError, TimeoutError):
+    """The wait for a result ended. The task goes on; ask again by its id."""
+
+
+class ClientClosed(WarrenError):
+    """The client was closed while this call was waiting."""
+
+
+class BrokerError(WarrenError):
+    """About the connection to RabbitMQ."""
+
+
+class ConnectionLost(BrokerError):
+    """The connection ended under an operation; the operation's outcome is unknown."""
+
+
+class BrokerRefused(BrokerError):
+    """The broker answered with an error and closed the channel.
+
+    Attributes:
+        code: the AMQP reply code (AMQP 0-9-1 section 1.2), such as 403 access refused, 404 not found,
+            405 resource locked, 406 precondition failed.
+    """
+
+    def __init__(self, code: int, message: str) -> None:
+        self.code = code
+        super().__init__(f"{code} {message}")
+
+
+class PublishRefused(BrokerError):
+    """The broker did not take the message: nacked or unroutable. It is in no queue.
+
+    Attributes:
+        unroutable: True when no queue is bound for it (basic.return, AMQP 0-9-1 section 1.8.3.3).
+    """
+
+    def __init__(self, message: str, *, unroutable: bool = False) -> None:
+        self.unroutable = unroutable
+        super().__init__(message)
+
+
+class PublishUnknown(BrokerError):
+    """No confirm arrived in time: the message may be in the queue or may still arrive there."""
+
+
+class StoreError(WarrenError):
+    """About the database."""
+
+
+class StoreUnavailable(StoreError):
+    """The database is locked, full or away. Nothing was written; the same call may succeed later."""
+
+
+class StoreOutOfDate(StoreError):
+    """The database's schema is not the one this program was written for; run ``warren migrate``."""
+
+
+class WireError(WarrenError, ValueError):
+    """A message cannot be decoded. The text says what was wrong and where."""
+
+
+class NotOurPackage(WarrenError, ImportError):
+    """`common` was imported from another distribution than Warren."""

@@ -1,0 +1,266 @@
+"""How a service lives: start, run, drain, stop.
+
+::
+
+    start parts ──> running ──SIGTERM──> drain parts ──> stop parts ──> exit 0
+                      │                    │ second signal, or the drain's time is over ──> stop parts ──> exit 3
+                      └ a part crashed ────────────────────────────────────────────────> stop parts ──> exit 1
+
+Parts start in the order in which they were added, and drain and stop in the reverse order unless the service names
+another one: what takes work in drains first, what it hands its work to afterwards. A part whose background task dies ends
+the whole service; the process is then started again by whatever runs it, from a known state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, Protocol, TypeVar
+
+from common.background import Report
+
+EXIT_OK: Final = 0
+"""Stopped as asked, after a complete drain."""
+EXIT_FAILED: Final = 1
+"""A part could not start, crashed or could not stop."""
+EXIT_SETTINGS: Final = 2
+"""The settings are wrong; nothing was started."""
+EXIT_CUT_SHORT: Final = 3
+"""Stopped as asked, but before the drain was complete. What was unfinished is done again elsewhere."""
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_log = logging.getLogger(__name__)
+
+
+class Part(Protocol):
+    """One role of a service. Each method may be called more than once, and `stop` also without `start`."""
+
+    async def start(self) -> None:
+        """Begin. Returns when the part can be used by the parts that start after it."""
+
+    async def drain(self) -> None:
+        """Take nothing new; return when what was taken is finished."""
+
+    async def stop(self) -> None:
+        """Let go of everything, at once."""
+
+
+P = TypeVar("P", bound=Part)
+
+
+class Service:
+    """Parts that start, drain and stop together.
+
+    Args:
+        name: for the log.
+        drain_timeout: seconds that all parts together have to drain.
+        stop_timeout: seconds that each part has to stop.
+    """
+
+    def __init__(self, name: str, *, drain_timeout: float = 30.0, stop_timeout: float = 10.0) -> None:
+        self.name = name
+        self.stop_order: Sequence[Part] | None = None
+        """The order in which parts drain and stop; None is the reverse of the start order."""
+        self._drain_timeout = drain_timeout
+        self._stop_timeout = stop_timeout
+        self._parts: list[Part] = []
+        self._started: list[Part] = []
+        self._on_draining: list[Callable[[], None]] = []
+        self._signals = 0
+        self._draining = False
+        self._asked = asyncio.Event()
+        self._cut_short = asyncio.Event()
+        self._failed = asyncio.Event()
+
+    def add(self, part: P) -> P:
+        """Start `part` after those that were added before it. Returns `part`."""
+        self._parts.append(part)
+        return part
+
+    @property
+    def draining(self) -> bool:
+        """Whether the service has been asked to end."""
+        return self._draining
+
+    def on_draining(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when draining begins, before any part drains; the health server says so from then on."""
+        self._on_draining.append(callback)
+
+    def watch(self, task: asyncio.Task[Any]) -> None:
+        """End the service with exit code 1 if `task` raises. For tasks that are not a `Background`."""
+        task.add_done_callback(self._watched_done)
+
+    def report(self, name: str, error: BaseException) -> None:
+        """End the service with exit code 1 because the background task `name` died of `error`.
+
+        Call it in the service's event loop. Only the first report is logged.
+        """
+        if self._failed.is_set():
+            return
+        self._failed.set()
+        _log.critical("a part crashed, the service ends", extra={"service": self.name, "part": name}, exc_info=error)
+
+    def drain(self) -> None:
+        """Ask the service to drain and stop, as SIGTERM does; asking again cuts the drain short."""
+        if self._asked.is_set():
+            self._cut_short.set()
+        self._asked.set()
+
+    async def run(self) -> int:
+        """Start, run until asked to end or until a part crashes, drain, stop.
+
+        Returns:
+            One of the exit codes of this module.
+
+        Raises:
+            Exception: whatever a part raised in its `start`, after the parts before it were stopped.
+        """
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._signalled, number)
+        try:
+            return await self._run()
+        finally:
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
+
+    async def _run(self) -> int:
+        code = EXIT_FAILED
+        try:
+            if await self._unless(self._start(), self._asked, self._failed):
+                _log.info("started", extra={"service": self.name})
+                await _first(self._asked, self._failed)
+            code = await self._drain()
+        finally:
+            stopped = await self._stop()
+        _log.info("stopped", extra={"service": self.name, "exit_code": code})
+        return code if stopped and not self._failed.is_set() else EXIT_FAILED
+
+    async def _start(self) -> None:
+        for part in self._parts:
+            self._started.append(part)
+            await part.start()
+
+    async def _drain(self) -> int:
+        if self._failed.is_set():
+            return EXIT_FAILED
+        self._draining = True
+        for callback in self._on_draining:
+            callback()
+        _log.info("draining", extra={"service": self.name, "timeout_seconds": self._drain_timeout})
+        try:
+            async with asyncio.timeout(self._drain_timeout):
+                complete = await self._unless(self._drain_parts(), self._cut_short, self._failed)
+        except TimeoutError:
+            complete = False
+        if complete:
+            return EXIT_OK
+        if not self._failed.is_set():
+            _log.warning("stopping before the drain is complete", extra={"service": self.name})
+        return EXIT_CUT_SHORT
+
+    async def _drain_parts(self) -> None:
+        for part in self._ending():
+            await part.drain()
+
+    async def _stop(self) -> bool:
+        """Stop what was started. A part that cannot stop does not keep the others from stopping."""
+        well = True
+        for part in self._ending():
+            name = type(part).__name__
+            try:
+                async with asyncio.timeout(self._stop_timeout):
+                    await part.stop()
+            except TimeoutError:
+                well = False
+                _log.error("a part did not stop in time", extra={"service": self.name, "part": name})  # noqa: TRY400
+            except Exception:  # noqa: BLE001 - the boundary: the other parts have to be stopped too
+                well = False
+                _log.exception("a part could not stop", extra={"service": self.name, "part": name})
+        return well
+
+    def _ending(self) -> list[Part]:
+        order = self.stop_order if self.stop_order is not None else self._parts[::-1]
+        return [part for part in order if part in self._started]
+
+    async def _unless(self, work: Coroutine[Any, Any, None], *events: asyncio.Event) -> bool:
+        """Run `work` until it is done, or cancel it when one of `events` is set. True when it was done."""
+        task = asyncio.create_task(work)
+        ended = asyncio.create_task(_first(*events))
+        try:
+            await asyncio.wait((task, ended), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                return False
+            task.result()
+            return True
+        finally:
+            for each in (task, ended):
+                each.cancel()
+            await asyncio.wait((task, ended))
+
+    def _signalled(self, number: signal.Signals) -> None:
+        self._signals += 1
+        if self._signals > len(_SIGNALS):
+            # Stopping itself seems to hang, and somebody insists.
+            os._exit(128 + number)
+        _log.info("received a signal", extra={"service": self.name, "signal": number.name, "count": self._signals})
+        self.drain()
+
+    def _watched_done(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.report(task.get_name(), error)
+
+
+async def _first(*events: asyncio.Event) -> None:
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
+def loop_factory(fast_loop: bool = True) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's factory when it is wanted and installed (the extra ``fast``), else None for asyncio's own loop."""
+    if not fast_loop:
+        return None
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+        return factory
+    return None
+
+
+def run(main: Callable[[], Coroutine[Any, Any, int]], *, fast_loop: bool = True) -> int:
+    """Run `main()` in a new event loop and return its exit code.
+
+    Args:
+        main: builds the service in the running loop and awaits `Service.run`.
+        fast_loop: use uvloop when it is installed.
+
+    Example:
+        >>> async def main() -> int:
+        ...     return 0
+        >>> run(main)
+        0
+    """
+    with asyncio.Runner(loop_factory=loop_factory(fast_loop)) as runner:
+        return runner.run(main())
+
+
+__all__ = [
+    "EXIT_CUT_SHORT",
+    "EXIT_FAILED",
+    "EXIT_OK",
+    "EXIT_SETTINGS",
+    "Part",
+    "Report",
+    "Service",
+    "loop_factory",
+    "run",
+]

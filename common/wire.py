@@ -1,0 +1,336 @@
+"""The messages that travel between client, scheduler and workers.
+
+JSON, one msgspec Struct for each kind, named in the AMQP property ``type`` as ``warren.<kind>.v1``. Arguments and
+results travel as raw JSON and are decoded once, where they are used. Unknown fields are ignored, so that old and new
+programs can talk during a rolling upgrade; an unknown major version is refused. `docs/protocol.md` explains the
+format for producers in other languages, and the golden files in the tests pin it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from common.errors import WireError
+
+CONTENT_TYPE: Final = "application/json"
+MAX_PACK_BYTES: Final = 1024 * 1024
+"""A pack (submission, reply, told) closes at this size; one larger item travels alone, below the size limit."""
+MAX_PACK_ITEMS: Final = 1000
+"""A pack closes at this many items."""
+
+TaskId = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$", max_length=36)]
+TaskName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.:-]*$", max_length=128)]
+QueueName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
+Priority = Annotated[int, Meta(ge=0, le=9)]
+
+DEFAULT_QUEUE: Final = "default"
+DEFAULT_PRIORITY: Final = 4
+EMPTY_ARGS: Final = Raw(b"[]")
+EMPTY_KWARGS: Final = Raw(b"{}")
+NULL: Final = Raw(b"null")
+
+
+class ErrorKind(StrEnum):
+    """Why a task failed."""
+
+    EXCEPTION = "exception"
+    """The handler raised."""
+    BAD_ARGUMENTS = "bad_arguments"
+    """The arguments do not fit the handler's annotations."""
+    BAD_RESULT = "bad_result"
+    """The result is not JSON or too large."""
+    CRASHED = "crashed"
+    """The process that ran it died, as often as is allowed."""
+    UNKNOWN_FUNCTION = "unknown_function"
+    """No worker knew the function during the grace time."""
+
+
+class OutcomeKind(StrEnum):
+    """What a worker says about one lease."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    RETURNED = "returned"
+    HELD = "held"
+
+
+class ReturnReason(StrEnum):
+    """Why a lease came back without having been run by this worker."""
+
+    REDELIVERED = "redelivered"
+    """The broker had given it to somebody else before: that holder may have died."""
+    DRAIN = "drain"
+    """This worker is stopping."""
+    BUSY = "busy"
+    """All slots stayed full."""
+    UNKNOWN_FUNCTION = "unknown_function"
+    """This worker does not know the function."""
+    UNDECODABLE = "undecodable"
+    """This worker could not decode the assignment."""
+
+
+class Isolation(StrEnum):
+    """How far apart from other tasks a suspect is run."""
+
+    NONE = "none"
+    CHILD = "child"
+    """In a child process of its own."""
+    ALONE = "alone"
+    """In a child process, in a worker that runs nothing else meanwhile."""
+
+
+class TaskMessage(Struct, omit_defaults=True, gc=False):
+    """One submitted task."""
+
+    id: TaskId
+    task: TaskName
+    args: Raw = EMPTY_ARGS
+    kwargs: Raw = EMPTY_KWARGS
+    queue: QueueName = DEFAULT_QUEUE
+    priority: Priority = DEFAULT_PRIORITY
+
+
+class Submission(Struct):
+    """Client to scheduler: tasks to be done (``warren.submission.v1``)."""
+
+    tasks: list[TaskMessage]
+
+
+class RawSubmission(Struct):
+    """A submission whose tasks are decoded one by one, to find the bad one."""
+
+    tasks: list[Raw]
+
+
+class Assignment(Struct, omit_defaults=True, gc=False):
+    """One dispatch of one task to whoever takes the bundle."""
+
+    id: str
+    task: str
+    lease: str
+    attempt: int
+    args: Raw = EMPTY_ARGS
+    kwargs: Raw = EMPTY_KWARGS
+    isolation: Isolation = Isolation.NONE
+
+
+class Bundle(Struct):
+    """Scheduler to worker: tasks to be run (``warren.bundle.v1``)."""
+
+    queue: str
+    tasks: list[Assignment]
+
+
+class ErrorInfo(Struct, omit_defaults=True, gc=False):
+    """A failure, as text."""
+
+    kind: ErrorKind
+    type: str
+    message: str
+    traceback: str = ""
+
+
+class Outcome(Struct, omit_defaults=True, gc=False):
+    """What became of one lease."""
+
+    id: str
+    lease: str
+    attempt: int
+    kind: OutcomeKind
+    result: Raw = NULL
+    error: ErrorInfo | None = None
+    reason: ReturnReason | None = None
+    run_seconds: float = 0.0
+
+
+class Reply(Struct):
+    """Worker to scheduler: outcomes of leases (``warren.reply.v1``)."""
+
+    worker: str
+    outcomes: list[Outcome]
+
+
+class Barrier(Struct):
+    """Scheduler to itself through the reply queue: every reply before it has been applied (``warren.barrier.v1``)."""
+
+    token: str
+
+
+class TaskResult(Struct, omit_defaults=True, gc=False):
+    """The terminal state of one task."""
+
+    id: str
+    state: str
+    result: Raw = NULL
+    error: ErrorInfo | None = None
+
+
+class Told(Struct, omit_defaults=True):
+    """Scheduler to client: results, also as the answer to a `wait` question (``warren.told.v1``)."""
+
+    results: list[TaskResult] = []
+    unknown: list[str] = []
+
+
+class AskKind(StrEnum):
+    """What a client asks about tasks."""
+
+    WAIT = "wait"
+    """Tell me those that are terminal now, and the others at this reply queue from now on."""
+    STATUS = "status"
+    """Describe them."""
+
+
+class Ask(Struct):
+    """Client to scheduler: a question about many tasks, answered to ``reply_to`` (``warren.ask.v1``)."""
+
+    kind: AskKind
+    ids: Annotated[list[TaskId], Meta(max_length=MAX_PACK_ITEMS)]
+
+
+class TaskStatus(Struct, omit_defaults=True):
+    """One task as the scheduler sees it now. Times are seconds since the epoch (UTC) by the scheduler's clock."""
+
+    id: str
+    state: str
+    """A stored state, or ``running`` when a live worker says so."""
+    task: str = ""
+    queue: str = ""
+    priority: int = DEFAULT_PRIORITY
+    attempt: int = 0
+    worker: str = ""
+    submitted_at: float = 0.0
+    dispatched_at: float = 0.0
+    finished_at: float = 0.0
+    note: str = ""
+    """Why it waits, in a sentence, when there is something to say."""
+    error: ErrorInfo | None = None
+
+
+class Statuses(Struct):
+    """Scheduler to client: the answer to a `status` question (``warren.statuses.v1``)."""
+
+    statuses: list[TaskStatus]
+    unknown: list[str] = []
+
+
+class Beat(Struct, omit_defaults=True):
+    """Worker to schedulers: I am alive, and hold these leases (``warren.beat.v1``)."""
+
+    worker: str
+    number: int
+    """Counts this worker's beats from 1."""
+    queues: list[str]
+    slots: int
+    running: list[str]
+    """Leases that have started and are not yet answered (reply confirmed)."""
+    waiting: list[str]
+    """Leases that have arrived and have not started."""
+    draining: bool = False
+    leaving: bool = False
+    """The last beat of this worker."""
+    probe: str = ""
+    """The token of the last `probe` control message that this worker received."""
+    interval: float = 1.0
+    """Seconds until the next beat at the latest."""
+    host: str = ""
+    pid: int = 0
+    version: str = ""
+    started_at: float = 0.0
+    functions: list[str] | None = None
+    """The registered task functions; sent in the first beats, every ten seconds and after a probe."""
+
+
+class ControlVerb(StrEnum):
+    """What a scheduler or an operator tells workers."""
+
+    PROBE = "probe"
+    """Send a beat now, with this token and with your functions."""
+
+
+class Control(Struct, omit_defaults=True):
+    """To workers through the control exchange (``warren.control.v1``)."""
+
+    verb: ControlVerb
+    token: str = ""
+
+
+TYPES: Final[dict[type[Struct], str]] = {
+    Submission: "warren.submission.v1",
+    RawSubmission: "warren.submission.v1",
+    Bundle: "warren.bundle.v1",
+    Reply: "warren.reply.v1",
+    Barrier: "warren.barrier.v1",
+    Told: "warren.told.v1",
+    Ask: "warren.ask.v1",
+    Statuses: "warren.statuses.v1",
+    Beat: "warren.beat.v1",
+    Control: "warren.control.v1",
+}
+
+M = TypeVar("M", bound=Struct)
+
+_encoder = msgspec.json.Encoder()
+_decoders: dict[type[Struct], msgspec.json.Decoder[Any]] = {}
+
+
+def encode(message: Struct) -> bytes:
+    """`message` as JSON bytes."""
+    return _encoder.encode(message)
+
+
+def decode(kind: type[M], body: bytes | Raw) -> M:
+    """The message of type `kind` in `body`.
+
+    Raises:
+        WireError: not JSON, not of this form, or nested too deep; the text names the path of the fault.
+    """
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.json.Decoder(kind)
+    try:
+        message: M = decoder.decode(body)
+    except RecursionError:
+        raise WireError("nested too deep") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise WireError(str(error)) from None
+    return message
+
+
+def check_type(expected: type[Struct], actual: str | None) -> None:
+    """Refuse a message whose AMQP ``type`` is not the one expected.
+
+    Raises:
+        WireError: the type is missing, of another kind or of another major version.
+    """
+    if actual != TYPES[expected]:
+        raise WireError(f"the message's type is {actual!r}, expected {TYPES[expected]!r}")
+
+
+def json_depth(raw: bytes | Raw) -> int:
+    """How deep arrays and objects nest in valid JSON; brackets inside strings do not count."""
+    data = bytes(raw)
+    if data.count(b"[") + data.count(b"{") <= 1:
+        return data.count(b"[") + data.count(b"{")
+    depth = deepest = 0
+    in_string = escaped = False
+    for byte in data:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif byte == 0x5C:
+                escaped = True
+            elif byte == 0x22:
+                in_string = False
+        elif byte == 0x22:
+            in_string = True
+        elif byte in (0x5B, 0x7B):
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in (0x5D, 0x7D):
+            depth -= 1
+    return deepest

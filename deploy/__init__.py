@@ -1,0 +1,1 @@
+"""What runs Warren somewhere: a private broker on this machine, Compose, the demo. Not part of the package."""
