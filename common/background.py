@@ -1,7 +1,7 @@
 """Background tasks that cannot die unheard.
 
 A bare `asyncio.create_task` loses its exception until the garbage collector finds it, and a loop that ends by a
-`CancelledError` that nobody sent (aio-pika raises it when a frozen broker's connection is closed) ends without any trace.
+`CancelledError` that nobody sent (aio-pika raises it when a frozen broker's connection is closed) ends without a trace.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Report = Callable[[str, BaseException], None]
 _log = logging.getLogger(__name__)
 
 
-class Cancelled(RuntimeError):
+class StrayCancellation(RuntimeError):
     """A background task ended by a cancellation that did not come from its `stop`."""
 
 
@@ -67,7 +67,7 @@ class Background:
     def _done(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():
             if not self._stopping and not task.cancelling():
-                self._report(self.name, Cancelled(f"{self.name} was cancelled by nobody"))
+                self._report(self.name, StrayCancellation(f"{self.name} was cancelled by nobody"))
         elif (error := task.exception()) is not None:
             self._report(self.name, error)
 

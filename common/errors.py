@@ -22,6 +22,7 @@
     │   └── PublishUnknown      no confirm in time: it may have happened
     ├── StoreError              about the database
     │   ├── StoreUnavailable    locked, full or away: nothing was written, try again
+    │   ├── StoreRefused        the database refused a value; it will refuse it again
     │   └── StoreOutOfDate      the schema is older or newer than this program
     ├── WireError               a message that cannot be decoded; the text says where
     └── NotOurPackage           another distribution's `common` package was imported
@@ -169,6 +170,10 @@ class StoreError(WarrenError):
 
 class StoreUnavailable(StoreError):
     """The database is locked, full or away. Nothing was written; the same call may succeed later."""
+
+
+class StoreRefused(StoreError):
+    """The database refused a value. Nothing was written, and the same call fails again."""
 
 
 class StoreOutOfDate(StoreError):

@@ -21,9 +21,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -37,6 +39,8 @@ KNOWN: Final = (
     "dispatcher.before_publish",
     "dispatcher.after_publish",
     "dispatcher.after_confirm",
+    "store.after_commit",
+    "store.after_commit",
     "collector.before_commit",
     "collector.after_commit",
     "collector.after_tell",
@@ -47,11 +51,12 @@ KNOWN: Final = (
     "worker.after_confirm",
     "worker.after_ack",
 )
-"""Every failpoint, in the order in which a task passes them."""
+"""Every failpoint, roughly in the order in which a task passes them."""
 
 ACTIONS: Final = ("kill", "exit", "raise", "timeout", "hang")
 _EXIT_CODE = 70
 _POLL_SECONDS = 0.02
+_log = logging.getLogger(__name__)
 
 
 class FailpointError(WarrenError):
@@ -98,14 +103,19 @@ def arm(text: str, once_in: Path | None = None) -> None:
     _armed.update(armings)
 
 
-def arm_from(environ: dict[str, str] | os._Environ[str]) -> None:
-    """`arm` with ``WARREN_FAILPOINTS`` and ``WARREN_FAILPOINTS_ONCE`` of `environ`. Called by the services' commands.
+def arm_from(environ: Mapping[str, str]) -> None:
+    """`arm` with ``WARREN_FAILPOINTS`` and ``WARREN_FAILPOINTS_ONCE``, and say so; called by the services' commands.
+
+    Args:
+        environ: the environment.
 
     Raises:
         SettingsError: as `arm`.
     """
     once = environ.get("WARREN_FAILPOINTS_ONCE")
     arm(environ.get("WARREN_FAILPOINTS", ""), Path(once) if once else None)
+    if _armed:
+        _log.warning("failpoints are armed: this process may die on purpose", extra={"failpoints": armed()})
 
 
 def disarm() -> None:

@@ -7,8 +7,8 @@
                       └ a part crashed ────────────────────────────────────────────────> stop parts ──> exit 1
 
 Parts start in the order in which they were added, and drain and stop in the reverse order unless the service names
-another one: what takes work in drains first, what it hands its work to afterwards. A part whose background task dies ends
-the whole service; the process is then started again by whatever runs it, from a known state.
+another one: what takes work in drains first, what it hands its work to afterwards. A part whose background task dies
+ends the whole service; the process is then started again by whatever runs it, from a known state.
 """
 
 from __future__ import annotations
@@ -137,8 +137,10 @@ class Service:
             code = await self._drain()
         finally:
             stopped = await self._stop()
+        if not stopped or self._failed.is_set():
+            code = EXIT_FAILED
         _log.info("stopped", extra={"service": self.name, "exit_code": code})
-        return code if stopped and not self._failed.is_set() else EXIT_FAILED
+        return code
 
     async def _start(self) -> None:
         for part in self._parts:
@@ -157,6 +159,9 @@ class Service:
                 complete = await self._unless(self._drain_parts(), self._cut_short, self._failed)
         except TimeoutError:
             complete = False
+        except Exception:  # noqa: BLE001 - the boundary: whatever failed to drain has to be stopped all the same
+            _log.exception("a part could not drain", extra={"service": self.name})
+            return EXIT_FAILED
         if complete:
             return EXIT_OK
         if not self._failed.is_set():
@@ -177,7 +182,7 @@ class Service:
                     await part.stop()
             except TimeoutError:
                 well = False
-                _log.error("a part did not stop in time", extra={"service": self.name, "part": name})  # noqa: TRY400
+                _log.error("a part did not stop in time", extra={"service": self.name, "part": name})
             except Exception:  # noqa: BLE001 - the boundary: the other parts have to be stopped too
                 well = False
                 _log.exception("a part could not stop", extra={"service": self.name, "part": name})

@@ -50,11 +50,22 @@ class Connection:
         heartbeat: seconds between heartbeats; a silent peer is given up after about two of them.
         connect_timeout: seconds for one try to connect and set up.
         telemetry: where `BrokerConnected` and `BrokerLost` go.
+        label: how it is called in events and metrics, from a small set; by default the name.
     """
 
-    def __init__(self, url: str, *, name: str, heartbeat: int, connect_timeout: float, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str,
+        heartbeat: int,
+        connect_timeout: float,
+        telemetry: Telemetry,
+        label: str = "",
+    ) -> None:
         self._url = url
         self.name = name
+        self.label = label or name
         self._heartbeat = heartbeat
         self._connect_timeout = connect_timeout
         self._telemetry = telemetry
@@ -142,11 +153,11 @@ class Connection:
             failures = 0
             self.failure = None
             self._ready.set()
-            self._telemetry.emit(BrokerConnected(self.name, self.server_version))
+            self._telemetry.emit(BrokerConnected(self.label, self.server_version))
             log.info("connected to the broker", extra={"connection": self.name, "server": self.server_version})
             await self._lost.wait()
             self._ready.clear()
-            self._telemetry.emit(BrokerLost(self.name, self._lost_reason))
+            self._telemetry.emit(BrokerLost(self.label, self._lost_reason))
             log.warning("lost the broker connection", extra={"connection": self.name, "reason": self._lost_reason})
             await self._close()
             await asyncio.sleep(reconnect_wait(0))

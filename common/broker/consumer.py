@@ -26,7 +26,8 @@ class Consumer:
 
     Args:
         connection: where.
-        queue: what.
+        queue: what; or a function that makes a new exclusive queue for each connection, since the one of a
+            connection that only this side knows to be dead stays locked for a while (405).
         on_delivery: called in the event loop for each message, in order; it must not block.
         prefetch: unsettled messages at a time; 0 is no limit.
         declare: declare and bind the queue when it is missing; when the broker refuses that (403), wait for it.
@@ -36,7 +37,7 @@ class Consumer:
     def __init__(
         self,
         connection: Connection,
-        queue: Queue,
+        queue: Queue | Callable[[], Queue],
         on_delivery: Callable[[Delivery], None],
         *,
         prefetch: int,
@@ -44,10 +45,11 @@ class Consumer:
         no_ack: bool = False,
     ) -> None:
         self._connection = connection
-        self._queue = queue
+        self._next_queue = queue if callable(queue) else lambda: queue
+        self._queue = self._next_queue()
         self._on_delivery = on_delivery
         self._prefetch = prefetch
-        self._declare = declare or queue.exclusive
+        self._declare = declare or self._queue.exclusive
         self._no_ack = no_ack
         self._subscription: Subscription | None = None
         self._task: asyncio.Task[None] | None = None
@@ -101,6 +103,7 @@ class Consumer:
             await subscription.ended.wait()
             log.warning("the consumer ended", extra={"queue": self.name, "reason": subscription.reason})
             await subscription.close_when_settled()
+            self._queue = self._next_queue()
 
     async def _subscribe(self) -> Subscription:
         # An exclusive queue ends with its connection, so it is declared each time; a durable one only when missing.
@@ -140,7 +143,7 @@ class BatchConsumer:
     def __init__(
         self,
         connection: Connection,
-        queue: Queue,
+        queue: Queue | Callable[[], Queue],
         handle: Callable[[list[Delivery]], Awaitable[None]],
         *,
         prefetch: int,

@@ -112,9 +112,9 @@ class Publisher:
                     timeout=self._timeout if timeout is None else timeout,
                 )
         except BrokerError as error:
-            self._telemetry.emit(PublishFailed(self._connection.name, _reason(error)))
+            self._telemetry.emit(PublishFailed(self._connection.label, _reason(error)))
             raise
-        self._telemetry.emit(Published(self._connection.name, time.perf_counter() - started, len(body)))
+        self._telemetry.emit(Published(self._connection.label, time.perf_counter() - started, len(body)))
 
     async def _open(self) -> Channel:
         async with self._opening:

@@ -1,6 +1,6 @@
 """Installs RabbitMQ where that can be done without asking: Debian or Ubuntu, as root or with passwordless sudo.
 
-    python -m deploy.local.install      # what `make test` calls: does nothing when a broker is there already
+python -m deploy.local.install      # what `make test` calls: does nothing when a broker is there already
 """
 
 import os

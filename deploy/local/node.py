@@ -7,6 +7,7 @@ stay the same through `kill()`, `stop()` and `start()`, so that clients find the
         connect(node.url())
 """
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -43,11 +44,9 @@ class RabbitNode(Administration):
         BrokerError: RabbitMQ is not installed.
     """
 
-    def __init__(
-        self, base: Path | None = None, *, settings: Sequence[str] = (), plugins: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, base: Path | None = None, *, settings: Sequence[str] = (), plugins: Sequence[str] = ()) -> None:
+        super().__init__()
         self._installation = require_installation()
-        self._owns_base = base is None
         # A unix socket's path must stay below 104 bytes, and `base` may be anywhere.
         self._run = Path(tempfile.mkdtemp(prefix="warren-"))
         self._files = NodeFiles(base.resolve() if base is not None else self._run / "node")
@@ -59,6 +58,7 @@ class RabbitNode(Administration):
         self._environment["WARREN_NODE_SCRIPT"] = str(_CONTROL_SCRIPT)
         self._settings = [f"listeners.tcp.default = {self.port}", *settings]
         self._plugins = plugins
+        self._log_start = 0
         self._control = Control(self._run / "control")
         self._beam: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
@@ -92,17 +92,24 @@ class RabbitNode(Administration):
         """Whether the node's process exists (it may be paused)."""
         return self._beam is not None and self._beam.poll() is None
 
+    def processes(self) -> set[int]:
+        """Return the process ids that belong to this node now: itself, its children, its port mapper."""
+        found = {self._epmd.pid} if self._epmd is not None else set()
+        if self._beam is not None:
+            found |= {self._beam.pid, *processes.descendants(self._beam.pid)}
+        return found
+
     @property
     def log(self) -> str:
         """All that the node has written so far."""
         return self._files.log.read_text(errors="replace") if self._files.log.exists() else ""
 
-    def url(self, user: str = "guest", password: str = "guest", vhost: str = "/") -> str:
+    def url(self, user: str = "guest", password: str = "guest", vhost: str = "/") -> str:  # noqa: S107 - RabbitMQ's default
         """Return the AMQP URL for one user and virtual host."""
         return f"amqp://{quote(user, safe='')}:{quote(password, safe='')}@127.0.0.1:{self.port}/{quote(vhost, safe='')}"
 
     def start(self, timeout: float = 60.0) -> None:
-        """Start the node and wait until it has booted and accepts AMQP connections.
+        """Start the node and wait until it has booted and accepts AMQP connections; faults set before are gone.
 
         Args:
             timeout: seconds until the start counts as failed (the node is then killed).
@@ -111,6 +118,7 @@ class RabbitNode(Administration):
         """
         if self.running:
             raise BrokerError("the node runs already")
+        self._undo.clear()
         self._write_files()
         self._start_epmd()
         deadline = time.monotonic() + timeout
@@ -137,11 +145,9 @@ class RabbitNode(Administration):
         if self._beam is not None and self._beam.poll() is None:
             self._beam.send_signal(signal.SIGTERM)
             self._beam.send_signal(signal.SIGCONT)
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self._beam.wait(timeout)
-            except subprocess.TimeoutExpired:
-                self.kill()
-        self._beam = None
+        self.kill()
         if self._epmd is not None:
             self._epmd.kill()
             self._epmd.wait()
@@ -247,9 +253,7 @@ class RabbitNode(Administration):
         except BrokerError:
             return False
 
-    def _await(
-        self, what: str, process: subprocess.Popen[bytes], deadline: float, ready: Callable[[], bool]
-    ) -> None:
+    def _await(self, what: str, process: subprocess.Popen[bytes], deadline: float, ready: Callable[[], bool]) -> None:
         """Return once `ready()` holds.
 
         Raises:
@@ -257,13 +261,16 @@ class RabbitNode(Administration):
         """
         while not ready():
             if process.poll() is not None:
-                raise BrokerError(f"the node died on start (exit {process.returncode}); its log ends:\n{self._tail()}")
+                raise BrokerError(f"the node died on start (exit {process.returncode}); its log:\n{self._cause()}")
             if time.monotonic() > deadline:
-                raise BrokerError(f"the node's start takes too long, waiting for {what}; its log ends:\n{self._tail()}")
+                raise BrokerError(f"the node's start takes too long, waiting for {what}; its log:\n{self._cause()}")
             time.sleep(_POLL)
 
-    def _tail(self) -> str:
-        return "\n".join(self.log.splitlines()[-30:])
+    def _cause(self) -> str:
+        """Return what the log says since the last start: from the first error on, or else its end."""
+        lines = self.log[self._log_start :].splitlines()
+        first = next((number for number, line in enumerate(lines) if "[error]" in line), len(lines) - 30)
+        return "\n".join(lines[max(first, 0) :][:30])
 
 
 def _listens(port: int) -> bool:

@@ -1,0 +1,58 @@
+# Every target sets up what it needs in .venv; a stamp there makes that happen once, and again when pyproject.toml changes.
+PYTHON ?= python3
+export PYTHON
+BIN := .venv/bin
+DEV := .venv/.installed-dev
+BENCH := .venv/.installed-bench
+
+.PHONY: help check test test-docker demo bench broker up down format clean
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+check: $(DEV) ## Format, lint, types, import contracts and unit tests: what CI runs first
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest tests/unit
+
+test: $(DEV) ## Run the whole test suite against a real broker, which is set up if there is none
+	$(BIN)/python -m deploy.local.install
+	$(BIN)/pytest
+
+test-docker: $(DEV) ## Run the integration and system tests against RabbitMQ 4.3 in a container
+	$(BIN)/python -m deploy.local.container $(BIN)/pytest tests/integration tests/system
+
+demo: $(DEV) ## Count the words of Python's standard library on two workers, killing one half-way
+	$(BIN)/python -m deploy.demo
+
+bench: $(BENCH) ## Measure Warren and, on the same broker, Celery, Dramatiq and Taskiq
+	$(BIN)/python -m tests.bench
+
+broker: $(DEV) ## Keep a broker of your own in the foreground until Ctrl-C
+	@$(BIN)/python -m deploy.local.broker
+
+up: $(DEV) ## Start the whole system with Docker Compose
+	$(BIN)/python -m deploy.compose up
+
+down: $(DEV) ## Stop what `make up` has started
+	$(BIN)/python -m deploy.compose down
+
+format: $(DEV) ## Format the code and mend what the linter can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## Remove .venv and every cache
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(DEV): pyproject.toml
+	@echo "Setting up .venv..."
+	@sh deploy/local/setup.sh dev
+	@touch $@
+
+$(BENCH): pyproject.toml $(DEV)
+	@sh deploy/local/setup.sh bench
+	@touch $@

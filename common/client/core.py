@@ -1,0 +1,114 @@
+"""The client without I/O: no sockets, no threads, no clock. Both clients are shells around it.
+
+A shell calls what happened (`connected`, `arrived`, `outbox.confirmed`, ...), then sends what `outbox.take` and `asks`
+give it, and comes back at `wake_at`. It makes sure that calls do not overlap.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Final
+
+from common.client.inquiries import Inquiries
+from common.client.packs import Outbox
+from common.client.waiting import Waiting
+from common.errors import WireError
+from common.wire import TYPES, Ask, Statuses, Told, decode
+
+FIRST_WAIT: Final = 0.1
+LONGEST_WAIT: Final = 30.0
+
+log = logging.getLogger(__name__)
+
+
+class ClientCore:
+    """What one client knows.
+
+    Args:
+        publish_timeout: seconds until a submission without a confirm is unknown.
+
+    Attributes:
+        outbox: submissions on their way.
+        waiting: handles without an outcome.
+        inquiries: questions about the status of tasks.
+        closed: no more calls are taken.
+    """
+
+    def __init__(self, publish_timeout: float) -> None:
+        self.outbox = Outbox(publish_timeout)
+        self.waiting = Waiting()
+        self.inquiries = Inquiries()
+        self.closed = False
+        self._is_connected = False
+        self._trouble = ""
+
+    def connected(self, now: float) -> None:
+        """A connection is up, and its reply queue is consumed."""
+        self._trouble = ""
+        self._is_connected = True
+        self.waiting.connected(now)
+        self.inquiries.connected(now)
+
+    def disconnected(self, reason: str) -> None:
+        """There is no connection; what was unconfirmed goes out again on the next one."""
+        self._trouble = reason
+        self._is_connected = False
+        self.waiting.disconnected()
+        self.outbox.lost_all()
+
+    def arrived(self, kind: str | None, body: bytes, question: str | None, now: float) -> None:
+        """A message has arrived in the reply queue.
+
+        Args:
+            kind: the AMQP type.
+            body: the payload.
+            question: the correlation id.
+            now: the time.
+        """
+        try:
+            if kind == TYPES[Told]:
+                self.waiting.told(decode(Told, body), question, now)
+            elif kind == TYPES[Statuses]:
+                self.inquiries.answered(decode(Statuses, body), now)
+            else:
+                log.warning("a message of an unknown type was dropped", extra={"type": kind})
+        except WireError as error:
+            log.warning("a message that cannot be decoded was dropped", extra={"reason": str(error)})
+
+    def asks(self, now: float) -> Iterator[tuple[str, Ask]]:
+        """The questions to be sent now, each with its correlation id."""
+        if not self._is_connected:
+            return iter(())
+        return chain(self.inquiries.asks(now), self.waiting.asks(now))
+
+    def expire(self, now: float) -> None:
+        """Give up the submissions that had no confirm in time."""
+        self.outbox.expire(now, self._trouble)
+
+    def wake_at(self) -> float:
+        """When `expire` and `asks` have to be called again at the latest; infinity if nothing is due."""
+        due = [self.outbox.deadline()]
+        if self._is_connected:
+            due += [self.waiting.wake_at(), self.inquiries.wake_at()]
+        return min((at for at in due if at is not None), default=math.inf)
+
+    def close(self) -> None:
+        """Wake everybody who waits. Nothing can be submitted or asked any more."""
+        self.closed = True
+        self.outbox.close()
+        self.inquiries.close()
+        self.waiting.close()
+
+
+def reconnect_wait(failures: int, uniform: Callable[[float, float], float] = random.uniform) -> float:
+    """Seconds to wait before the next try to connect: exponential, full jitter, so that a herd does not return at once.
+
+    Args:
+        failures: tries that have failed since the last connection, from 0.
+        uniform: draws a number between two others.
+    """
+    return uniform(FIRST_WAIT / 2, min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(failures, 20)))

@@ -1,0 +1,114 @@
+"""Questions about the status of tasks: asked at once, many in one message, and again until they are answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import count
+
+from common.client.waiting import ANSWER, DOUBT
+from common.wire import MAX_PACK_ITEMS, Ask, AskKind, Statuses, TaskStatus
+
+
+class Inquiry:
+    """One caller's question about one task.
+
+    Attributes:
+        task_id: the task.
+        status: the answer, once it is there.
+        unknown: the answer is that there is no such task.
+    """
+
+    __slots__ = ("_notify", "_ours", "_unknown_since", "status", "task_id", "unknown")
+
+    def __init__(self, task_id: str, *, ours: bool, notify: Callable[[Inquiry], None]) -> None:
+        self.task_id = task_id
+        self.status: TaskStatus | None = None
+        self.unknown = False
+        self._ours = ours
+        self._unknown_since: float | None = None
+        self._notify = notify
+
+    def answer(self, status: TaskStatus | None, now: float) -> bool:
+        """Take an answer; None is `unknown`. Returns whether it is the last word.
+
+        The submission of a task of ours may still be on its way, so that one is asked for until it is known; any other
+        is unknown when the scheduler has said so twice.
+        """
+        self.status = status
+        if status is None:
+            since = self._unknown_since = now if self._unknown_since is None else self._unknown_since
+            if self._ours or now - since < DOUBT:
+                return False
+            self.unknown = True
+        self._notify(self)
+        return True
+
+    def wake(self) -> None:
+        """End the wait without an answer."""
+        self._notify(self)
+
+
+class Inquiries:
+    """The open inquiries, and the messages that ask for them. Times are seconds of one monotonic clock."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, list[Inquiry]] = {}
+        self._due: dict[str, float] = {}
+        """When to ask about a task (again)."""
+        self._numbers = count(1)
+
+    def add(self, inquiry: Inquiry, now: float) -> None:
+        """Ask for this one as soon as possible."""
+        self._open.setdefault(inquiry.task_id, []).append(inquiry)
+        self._due[inquiry.task_id] = now
+
+    def drop(self, inquiry: Inquiry) -> None:
+        """Its caller does not wait any more."""
+        still = [other for other in self._open.get(inquiry.task_id, ()) if other is not inquiry]
+        if still:
+            self._open[inquiry.task_id] = still
+        else:
+            self._forget(inquiry.task_id)
+
+    def connected(self, now: float) -> None:
+        """A new connection: what was asked on the last one is asked again."""
+        self._due = dict.fromkeys(self._open, now)
+
+    def answered(self, statuses: Statuses, now: float) -> None:
+        """Apply an answer."""
+        for status in statuses.statuses:
+            self._apply(status.id, status, now)
+        for task_id in statuses.unknown:
+            self._apply(task_id, None, now)
+
+    def asks(self, now: float) -> Iterator[tuple[str, Ask]]:
+        """The questions to be sent now, each with its correlation id."""
+        due = [task_id for task_id, due_at in self._due.items() if due_at <= now]
+        for start in range(0, len(due), MAX_PACK_ITEMS):
+            page = due[start : start + MAX_PACK_ITEMS]
+            self._due.update(dict.fromkeys(page, now + ANSWER))
+            yield f"s{next(self._numbers)}", Ask(AskKind.STATUS, page)
+
+    def wake_at(self) -> float | None:
+        """When `asks` has to be called again at the latest; None while nothing is open."""
+        return min(self._due.values(), default=None)
+
+    def close(self) -> None:
+        """Wake everybody, without an answer."""
+        inquiries = [inquiry for several in self._open.values() for inquiry in several]
+        self._open.clear()
+        self._due.clear()
+        for inquiry in inquiries:
+            inquiry.wake()
+
+    def _apply(self, task_id: str, status: TaskStatus | None, now: float) -> None:
+        still = [inquiry for inquiry in self._open.get(task_id, ()) if not inquiry.answer(status, now)]
+        if still:
+            self._open[task_id] = still
+            self._due[task_id] = now + DOUBT
+        else:
+            self._forget(task_id)
+
+    def _forget(self, task_id: str) -> None:
+        self._open.pop(task_id, None)
+        self._due.pop(task_id, None)

@@ -1,0 +1,204 @@
+"""Which tasks are waited for, and when the scheduler is asked about them again.
+
+Results are told once and unconfirmed, so each may be missed: the client or the scheduler reconnects, a queue is full.
+Therefore every handle that is alive and has no outcome is asked about again::
+
+    registered ── 5 s ──> asked ── 5 s ──> asked ── 10, 20, 30, 30, ... s ──> ...     silence
+                          └ one page each 5 s while other results keep coming        no silence
+    reconnected ────────> everything is asked once, which also re-points where results are told
+
+Handles are known weakly: one that nobody holds any more is not waited for, and leaves nothing.
+"""
+
+# ruff: noqa: SLF001 - the handles and the table that resolves them are one unit
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import count, islice
+from typing import Any, Final
+from weakref import WeakValueDictionary
+
+from common.client.handles import UNKNOWN, BaseHandle, is_terminal
+from common.wire import MAX_PACK_ITEMS, Ask, AskKind, TaskResult, Told
+
+SILENCE: Final = 5.0
+"""Seconds without news after which the scheduler is asked."""
+LONGEST: Final = 30.0
+"""Seconds between two questions about a task at most, while there is nothing new."""
+ANSWER: Final = 5.0
+"""Seconds after which a question without an answer is lost."""
+PAGES: Final = 2
+"""Questions on their way at a time."""
+DOUBT: Final = 1.0
+"""Seconds between two answers `unknown` that make a task unknown: its submission may be on its way."""
+
+_Table = WeakValueDictionary[str, BaseHandle[Any]]
+
+
+class Waiting:
+    """The handles without an outcome, and the questions about them. Times are seconds of one monotonic clock."""
+
+    def __init__(self) -> None:
+        self._fresh: _Table = WeakValueDictionary()
+        """Never asked about, in the order of registration."""
+        self._asked: _Table = WeakValueDictionary()
+        """Asked about, in the order of the last question."""
+        self._urgent: dict[str, None] = {}
+        self._rechecks: dict[str, float] = {}
+        self._on_the_way: dict[str, float] = {}
+        self._numbers = count(1)
+        self._connected = False
+        self._reconnected_at = self._news_at = self._backed_off_at = self._paged_at = -math.inf
+        self._ever_connected = False
+        self._interval = SILENCE
+
+    def __len__(self) -> int:
+        return len(self._fresh) + len(self._asked)
+
+    def register(self, handle: BaseHandle[Any], now: float) -> None:
+        """Wait for a new handle, whose id nobody else waits for."""
+        handle._since = now
+        self._fresh[handle.id] = handle
+
+    def find(self, task_id: str) -> BaseHandle[Any] | None:
+        """The handle that is waited for under this id."""
+        return self._fresh.get(task_id) or self._asked.get(task_id)
+
+    def ask_now(self, task_id: str) -> None:
+        """Ask about this task at the next opportunity."""
+        self._urgent[task_id] = None
+
+    def connected(self, now: float) -> None:
+        """A connection with a new reply queue is there. After a loss everything is asked, to be told there."""
+        if self._ever_connected:
+            self._reconnected_at = now
+        self._connected = self._ever_connected = True
+        self._on_the_way.clear()
+
+    def disconnected(self) -> None:
+        """There is no connection: nothing can be asked."""
+        self._connected = False
+        self._on_the_way.clear()
+
+    def told(self, told: Told, question: str | None, now: float) -> None:
+        """Apply results, or the answer to a question.
+
+        Args:
+            told: what the scheduler said.
+            question: the correlation id, if it is an answer.
+            now: the time.
+        """
+        news = False
+        for result in told.results:
+            if is_terminal(result.state):
+                handle = self._pop(result.id)
+                if handle is not None:
+                    news = True
+                    handle._resolve(result)
+        for task_id in told.unknown:
+            news |= self._unknown(task_id, now)
+        self._answered(question, news, now)
+
+    def asks(self, now: float) -> Iterator[tuple[str, Ask]]:
+        """The questions to be sent now, each with its correlation id."""
+        if not self._connected:
+            return
+        for question in [key for key, lost_at in self._on_the_way.items() if lost_at <= now]:
+            del self._on_the_way[question]
+        for task_id in [key for key, due_at in self._rechecks.items() if due_at <= now]:
+            del self._rechecks[task_id]
+            self._urgent[task_id] = None
+        while len(self._on_the_way) < PAGES and (page := self._page(now)):
+            question = f"w{next(self._numbers)}"
+            self._on_the_way[question] = now + ANSWER
+            yield question, Ask(AskKind.WAIT, page)
+
+    def wake_at(self) -> float | None:
+        """When `asks` has to be called again at the latest; None while there is nothing to wait for."""
+        if not self._connected:
+            return None
+        due = [*self._on_the_way.values(), *self._rechecks.values()]
+        if len(self._on_the_way) < PAGES:
+            if self._urgent:
+                return -math.inf
+            due += [self._due_at(table, patience) for table, patience in self._tables() if table]
+        return min(due, default=None)
+
+    def close(self) -> None:
+        """Wake everybody who watches a handle, without an outcome."""
+        handles = [*self._fresh.values(), *self._asked.values()]
+        self._fresh.clear()
+        self._asked.clear()
+        for handle in handles:
+            handle._wake()
+
+    def _pop(self, task_id: str) -> BaseHandle[Any] | None:
+        handle = self._fresh.pop(task_id, None)
+        return handle if handle is not None else self._asked.pop(task_id, None)
+
+    def _page(self, now: float) -> list[str]:
+        """The ids of the next question: what is urgent, then what has waited longest, if it has waited enough."""
+        page = []
+        for task_id in list(islice(self._urgent, MAX_PACK_ITEMS)):
+            del self._urgent[task_id]
+            if self._ask_later(task_id, now):
+                page.append(task_id)
+        for table, patience in self._tables():
+            if table and len(page) < MAX_PACK_ITEMS and self._due_at(table, patience) <= now:
+                page += self._overdue(table, patience, now, MAX_PACK_ITEMS - len(page))
+                self._paged_at = now
+        return page
+
+    def _overdue(self, table: _Table, patience: float, now: float, room: int) -> list[str]:
+        late = []
+        for task_id, handle in islice(table.items(), room):
+            if handle._since >= self._reconnected_at and handle._since + patience > now:
+                break
+            late.append(task_id)
+        return [task_id for task_id in late if self._ask_later(task_id, now)]
+
+    def _ask_later(self, task_id: str, now: float) -> bool:
+        """Put the handle behind all that were asked about; False when nobody waits for it any more."""
+        handle = self._pop(task_id)
+        if handle is None:
+            return False
+        handle._since = now
+        self._asked[task_id] = handle
+        return True
+
+    def _tables(self) -> tuple[tuple[_Table, float], tuple[_Table, float]]:
+        return (self._fresh, SILENCE), (self._asked, self._interval)
+
+    def _due_at(self, table: _Table, patience: float) -> float:
+        """When the first handle of this table may be asked about."""
+        first = next(iter(table.values()), None)
+        if first is None:
+            return math.inf
+        if first._since < self._reconnected_at:
+            return self._reconnected_at
+        # While results keep coming, what is missing is most likely just not finished: ask little.
+        return max(first._since + patience, min(self._paged_at, self._news_at) + SILENCE)
+
+    def _unknown(self, task_id: str, now: float) -> bool:
+        handle = self.find(task_id)
+        if handle is None or not handle._foreign:
+            return False  # ours: its submission may still be in the queue
+        if math.isinf(handle._unknown_since):
+            handle._unknown_since = now
+            self._rechecks[task_id] = now + DOUBT
+        if now - handle._unknown_since < DOUBT:
+            return False
+        self._pop(task_id)
+        handle._resolve(TaskResult(task_id, UNKNOWN))
+        return True
+
+    def _answered(self, question: str | None, news: bool, now: float) -> None:
+        if question is not None:
+            self._on_the_way.pop(question, None)
+        if news:
+            self._news_at = now
+            self._interval = SILENCE
+        elif question is not None and now - max(self._news_at, self._backed_off_at) >= self._interval:
+            self._backed_off_at = now
+            self._interval = min(LONGEST, self._interval * 2)

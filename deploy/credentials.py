@@ -1,0 +1,171 @@
+"""Passwords of the Compose project: made once, kept in an ignored file, handed to the containers as secret files.
+
+::
+
+    .env  (0600, the one truth) ──> secrets/  (0700)
+                                      ├ definitions.json   hashes only, for the broker
+                                      ├ scheduler_url      one AMQP URL for each service
+                                      ├ worker_url
+                                      ├ grafana_password
+                                      └ pip.conf           for the build; a copy of $PIP_CONFIG_FILE, else empty
+
+Compose mounts a secret file as it is, owner and mode included, and the users in the containers are not the user out
+here. So the files can be read by all, and the directory by its owner alone: nobody else on this machine reaches them,
+and a container sees only those that are mounted into it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from deploy.definitions import Role, definitions
+
+VHOST: Final = "warren"
+_BROKER: Final = "rabbitmq:5672"
+_GRAFANA: Final = "WARREN_GRAFANA_PASSWORD"
+_PASSWORD_BYTES: Final = 24
+
+_HEADER: Final = """\
+# Made by `make up`, for this machine only. Change what you like and run `make up` again.
+"""
+_SETTINGS: Final = """
+# What else can be set, with its default:
+#WARREN_AMQP_PORT=5672
+#WARREN_MANAGEMENT_PORT=15672
+#WARREN_PROMETHEUS_PORT=9090
+#WARREN_GRAFANA_PORT=3000
+#WARREN_MODULES=examples.tasks
+#WARREN_CODE=../examples
+#WARREN_PACKAGE=examples
+#WARREN_QUEUES=default
+#WARREN_SLOTS=50
+#WARREN_LOG_LEVEL=info
+#WARREN_IMAGE=warren
+#WARREN_RABBITMQ_MEMORY=1GB
+#WARREN_SCHEDULER_MEMORY=512MB
+#WARREN_WORKER_MEMORY=512MB
+#WARREN_PROMETHEUS_MEMORY=512MB
+#WARREN_GRAFANA_MEMORY=512MB
+"""
+
+
+@dataclass(frozen=True)
+class State:
+    """Where the passwords of one project are.
+
+    Attributes:
+        folder: holds `.env` and `secrets/`.
+    """
+
+    folder: Path
+
+    @property
+    def env_file(self) -> Path:
+        """The file that holds the passwords."""
+        return self.folder / ".env"
+
+    @property
+    def secrets(self) -> Path:
+        """The directory of what the containers are given."""
+        return self.folder / "secrets"
+
+
+def variable(role: Role) -> str:
+    """The name of the variable in `.env` that holds the password of `role`."""
+    return f"WARREN_{role.name}_PASSWORD"
+
+
+def prepare(state: State, environ: Mapping[str, str]) -> bool:
+    """Make the passwords that are missing and everything that follows from them.
+
+    Args:
+        state: where they are.
+        environ: `PIP_CONFIG_FILE` in it names a pip.conf for the build of the image.
+
+    Returns:
+        Whether files that running containers have been given are different now.
+    """
+    passwords = _passwords(state.env_file)
+    state.secrets.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state.secrets.chmod(0o700)
+    brokers = {role: passwords[variable(role)] for role in Role}
+    found = definitions(brokers, vhost=VHOST, known_hashes=_hashes(state.secrets / "definitions.json"))
+    changed = [
+        _write(state.secrets / "definitions.json", json.dumps(found, indent=2) + "\n"),
+        *(
+            _write(state.secrets / f"{role}_url", amqp_url(role, brokers[role], _BROKER))
+            for role in (Role.SCHEDULER, Role.WORKER)
+        ),
+        _write(state.secrets / "grafana_password", passwords[_GRAFANA]),
+    ]
+    pip_file = environ.get("PIP_CONFIG_FILE", "")
+    _write(state.secrets / "pip.conf", Path(pip_file).read_text() if pip_file else "")
+    return any(changed)
+
+
+def write_client_url(state: State, address: str) -> Path:
+    """Write the URL with which a client on this machine connects.
+
+    Args:
+        state: where the passwords are.
+        address: host and port of the broker as seen from this machine.
+
+    Returns:
+        The file: for `WARREN_AMQP_URL_FILE`, so that the password appears on no screen and in no process list.
+    """
+    password = _passwords(state.env_file)[variable(Role.CLIENT)]
+    file = state.secrets / "client_url"
+    _write(file, amqp_url(Role.CLIENT, password, address), mode=0o600)
+    return file
+
+
+def amqp_url(role: Role, password: str, address: str) -> str:
+    """The AMQP URL of one role's user."""
+    return f"amqp://{role}:{quote(password, safe='')}@{address}/{VHOST}"
+
+
+def _passwords(file: Path) -> dict[str, str]:
+    """Read the file, after adding what it lacks."""
+    text = file.read_text() if file.exists() else _HEADER
+    found = dict(_assignments(text))
+    missing = [name for name in (*map(variable, Role), _GRAFANA) if not found.get(name)]
+    if missing:
+        made = {name: secrets.token_urlsafe(_PASSWORD_BYTES) for name in missing}
+        found |= made
+        text += "".join(f"{name}={value}\n" for name, value in made.items())
+        text += "" if _SETTINGS in text else _SETTINGS
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _write(file, text, mode=0o600)
+    return found
+
+
+def _assignments(text: str) -> list[tuple[str, str]]:
+    pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line and not line.lstrip().startswith("#"))
+    return [(name.strip(), value.strip().strip("'\"")) for name, value in pairs]
+
+
+def _hashes(file: Path) -> dict[str, str]:
+    if not file.exists():
+        return {}
+    known: dict[str, Any] = json.loads(file.read_text())
+    return {user["name"]: user["password_hash"] for user in known.get("users", ())}
+
+
+def _write(file: Path, text: str, mode: int = 0o444) -> bool:
+    """Write `file` unless that is its content already; return whether an existing one was different."""
+    before = file.read_text() if file.exists() else None
+    if before == text:
+        return False
+    file.unlink(missing_ok=True)
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as output:
+        output.write(text)
+    file.chmod(mode)
+    return before is not None

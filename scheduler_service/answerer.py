@@ -1,0 +1,127 @@
+"""Answerer: answers what clients ask about their tasks. Only the owner is answered; to others a task is unknown."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from common.broker import BatchConsumer, Connection, Delivery, Publisher
+from common.errors import BrokerError, WireError
+from common.states import State
+from common.topology import Topology
+from common.wire import Ask, AskKind, Statuses, TaskResult, TaskStatus, Told, check_type, decode
+from scheduler_service import operations
+from scheduler_service.fleet.directory import Directory
+from scheduler_service.reception import Refusal, check_reply_to
+from scheduler_service.storage.store import Store
+from scheduler_service.storage.tasks import StoredTask
+
+log = logging.getLogger(__name__)
+
+PREFETCH = 100
+TIMEOUT = 5.0
+"""Seconds to wait for the confirm of an answer; a client that is not answered asks again."""
+
+Tell = Callable[[Mapping[str, Sequence[TaskResult]]], Awaitable[None]]
+
+
+class Answerer:
+    """The consumer of the request queue.
+
+    Args:
+        connection: the consuming connection.
+        publisher: the publishing connection's publisher.
+        topology: the names.
+        store: where tasks are.
+        directory: the live workers, for what the store does not know.
+        tell: tells results by reply queue.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        publisher: Publisher,
+        topology: Topology,
+        store: Store,
+        directory: Directory,
+        *,
+        tell: Tell,
+    ) -> None:
+        self._publisher = publisher
+        self._topology = topology
+        self._store = store
+        self._directory = directory
+        self._tell = tell
+        self.consumer = BatchConsumer(connection, topology.request, self._handle, prefetch=PREFETCH)
+
+    async def start(self) -> None:
+        """Start answering."""
+        await self.consumer.start()
+
+    async def drain(self) -> None:
+        """Take no more questions."""
+        await self.consumer.drain()
+
+    async def stop(self) -> None:
+        """Stop at once."""
+        await self.consumer.stop()
+
+    async def _handle(self, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            try:
+                check_type(Ask, delivery.type)
+                ask = decode(Ask, delivery.body)
+                user, reply_to = delivery.user_id or "", delivery.reply_to or ""
+                check_reply_to(reply_to, user, self._topology)
+            except (WireError, Refusal) as error:
+                log.warning("a question is dropped", extra={"user": delivery.user_id, "reason": str(error)})
+                continue
+            if ask.kind is AskKind.WAIT:
+                await self._answer_wait(ask, user, reply_to, delivery.correlation_id)
+            else:
+                await self._answer_status(ask, user, reply_to, delivery.correlation_id)
+
+    async def _answer_wait(self, ask: Ask, user: str, reply_to: str, correlation_id: str | None) -> None:
+        results, unknown = await self._store.run(operations.wait_for, ask.ids, user, reply_to)
+        await self._tell({reply_to: results})
+        await self._publish(reply_to, Told([], unknown), correlation_id)
+
+    async def _answer_status(self, ask: Ask, user: str, reply_to: str, correlation_id: str | None) -> None:
+        found, unknown = await self._store.run(operations.look_up, ask.ids, user)
+        await self._publish(reply_to, Statuses([self._describe(stored) for stored in found], unknown), correlation_id)
+
+    def _describe(self, stored: StoredTask) -> TaskStatus:
+        task = stored.task
+        state = task.state.value
+        worker = stored.worker or ""
+        note = ""
+        if task.state is State.DISPATCHED:
+            running = self._directory.running_at(task.lease)
+            if running is not None:
+                state, worker = "running", running
+            else:
+                note = self._directory.why_waiting(stored.queue, stored.name)
+        elif task.state in (State.QUEUED, State.SCHEDULED):
+            note = self._directory.why_waiting(stored.queue, stored.name)
+        return TaskStatus(
+            stored.id,
+            state,
+            stored.name,
+            stored.queue,
+            stored.priority,
+            task.attempt,
+            worker,
+            stored.submitted_at,
+            stored.dispatched_at or 0.0,
+            stored.finished_at or 0.0,
+            note,
+            task.error,
+        )
+
+    async def _publish(self, reply_to: str, message: Told | Statuses, correlation_id: str | None) -> None:
+        try:
+            await self._publisher.publish(
+                "", reply_to, message, persistent=False, correlation_id=correlation_id, timeout=TIMEOUT
+            )
+        except BrokerError as error:
+            log.debug("a client was not answered", extra={"reply_to": reply_to, "reason": str(error)})

@@ -1,0 +1,179 @@
+"""The scheduler, put together. This file alone builds the parts and wires them.
+
+A task's way through it::
+
+    submit queue -> Intake -> store -> Dispatcher -> work queue ... reply queue -> Collector -> store -> Teller
+
+Start order: the store and the gate (lock, topology) before anything that consumes. Stop order: what takes work in
+first (intake, answerer), then what sends (dispatcher), then what collects, and the store last.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from common.broker import BatchConsumer, Connection, Publisher
+from common.health.server import HealthServer
+from common.lifecycle import Service
+from common.states import Rules
+from common.telemetry import Telemetry
+from common.topology import Topology
+from scheduler_service.answerer import Answerer
+from scheduler_service.collector import Collector
+from scheduler_service.dispatcher import Dispatcher
+from scheduler_service.fleet.directory import Directory
+from scheduler_service.fleet.flights import Flights
+from scheduler_service.gate import Gate
+from scheduler_service.intake import Intake
+from scheduler_service.listener import Listener
+from scheduler_service.metrics import SchedulerMetrics
+from scheduler_service.reception import Limits
+from scheduler_service.rescuer import Rescuer
+from scheduler_service.settings import SchedulerSettings
+from scheduler_service.storage.store import Store
+from scheduler_service.teller import Teller
+from scheduler_service.timers import Timers
+from scheduler_service.undertaker import Undertaker
+
+
+class Scheduler:
+    """A scheduler process.
+
+    Args:
+        settings: validated settings.
+    """
+
+    def __init__(self, settings: SchedulerSettings) -> None:
+        self.settings = settings
+        telemetry = self.telemetry = Telemetry()
+        topology = Topology(settings.namespace)
+        rules = Rules(settings.max_crashes, settings.unknown_function_grace)
+        service = self.service = Service("scheduler", drain_timeout=settings.drain_timeout)
+        metrics = SchedulerMetrics(telemetry)
+
+        consuming = self._connection("consume")
+        publishing = self._connection("publish")
+        publisher = Publisher(publishing, timeout=settings.publish_timeout, telemetry=telemetry)
+        store = Store(settings.database_url, telemetry=telemetry, commit_delay=settings.store_commit_delay)
+        directory = Directory(settings.dead_after)
+        flights = Flights(directory, settings.window_limit)
+        gate = Gate(consuming, topology)
+        teller = Teller(publisher, telemetry)
+        dispatcher = Dispatcher(
+            consuming,
+            publisher,
+            topology,
+            store,
+            flights,
+            telemetry=telemetry,
+            max_queues=settings.max_queues,
+            report=service.report,
+        )
+        timers = Timers(store, rules, queued=dispatcher.queued, report=service.report)
+        collector = Collector(
+            consuming,
+            topology,
+            store,
+            flights,
+            rules,
+            tell=teller.tell,
+            queued=dispatcher.queued,
+            scheduled=timers.scheduled,
+            suspect=lambda leases: rescuer.suspect(leases),
+            passed=lambda token: rescuer.passed(token),
+            landed=dispatcher.wake,
+            mark=lambda: dispatcher.mark,
+            telemetry=telemetry,
+        )
+        rescuer = Rescuer(
+            consuming,
+            publisher,
+            topology,
+            flights,
+            directory,
+            apply=collector.apply,
+            freed=dispatcher.wake,
+            interval=settings.rescue_interval,
+            dead_after=settings.dead_after,
+            telemetry=telemetry,
+            report=service.report,
+        )
+        undertaker = Undertaker(consuming, topology, store, suspect=rescuer.suspect, telemetry=telemetry)
+        answerer = Answerer(consuming, publisher, topology, store, directory, tell=teller.tell)
+        intake = Intake(
+            consuming,
+            topology,
+            store,
+            dispatcher=dispatcher,
+            tell=teller.tell_soon,
+            limits=Limits(settings.max_task_bytes, settings.max_depth),
+            telemetry=telemetry,
+        )
+
+        def heard() -> None:
+            rescuer.heard()
+            dispatcher.wake()
+
+        listener = Listener(consuming, topology, directory, heard=heard, offer=dispatcher.offer)
+        metrics.watch(flights, directory, lambda: dispatcher.backlog, lambda: not store.failure)
+
+        self._connections = (consuming, publishing)
+        self._store = store
+        self._consumers: Sequence[BatchConsumer] = tuple(
+            part.consumer for part in (intake, collector, answerer, undertaker, listener)
+        )
+        self.health = HealthServer(
+            settings.http_host,
+            settings.http_port,
+            metrics.registry,
+            {"broker": self._broker_check, "consumers": self._consumer_check, "store": self._store_check},
+        )
+        service.on_draining(self.health.mark_draining)
+        order = (
+            *((self.health,) if settings.http else ()),
+            store,
+            consuming,
+            publishing,
+            gate,
+            teller,
+            listener,
+            dispatcher,
+            collector,
+            rescuer,
+            undertaker,
+            timers,
+            answerer,
+            intake,
+        )
+        for part in order:
+            service.add(part)
+
+    async def run(self) -> int:
+        """Run until a signal; returns the exit code (`common.lifecycle`)."""
+        return await self.service.run()
+
+    def _connection(self, role: str) -> Connection:
+        settings = self.settings
+        return Connection(
+            settings.amqp_url,
+            name=f"warren scheduler {os.getpid()} {role}",
+            label=f"scheduler.{role}",
+            heartbeat=settings.heartbeat,
+            connect_timeout=settings.connect_timeout,
+            telemetry=self.telemetry,
+        )
+
+    def _broker_check(self) -> str | None:
+        down = [connection.label for connection in self._connections if not connection.connected]
+        return f"not connected: {', '.join(down)}" if down else None
+
+    def _consumer_check(self) -> str | None:
+        deaf = [consumer.name for consumer in self._consumers if not consumer.consuming]
+        stuck = [f"{consumer.name}: {consumer.stuck_reason}" for consumer in self._consumers if consumer.stuck_reason]
+        if deaf:
+            return f"not consuming: {', '.join(deaf)}"
+        return "; ".join(stuck) or None
+
+    def _store_check(self) -> str | None:
+        return self._store.failure or None

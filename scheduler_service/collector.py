@@ -1,0 +1,252 @@
+"""Collector: applies the replies that have arrived by now in one transaction. **Commit, tell, ack.**
+
+A reply that was applied and not acked comes again and changes nothing; its client is told again all the same, because
+the first telling may have died with the process. Leases that came back because the broker redelivered them are not
+judged here: whether their holder is dead or merely cut off is for the rescuer to find out.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from common.broker import BatchConsumer, Connection, Delivery
+from common.errors import StoreRefused, WireError
+from common.failpoints import reached
+from common.states import (
+    TERMINAL,
+    Event,
+    Failed,
+    Held,
+    Returned,
+    Rules,
+    State,
+    Succeeded,
+    UnknownFunction,
+    Verdict,
+)
+from common.telemetry import Telemetry
+from common.topology import Topology
+from common.wire import (
+    TYPES,
+    Barrier,
+    ErrorInfo,
+    ErrorKind,
+    Outcome,
+    OutcomeKind,
+    Reply,
+    ReturnReason,
+    TaskResult,
+    check_type,
+    decode,
+)
+from scheduler_service import events, operations
+from scheduler_service.fleet.flights import Flights
+from scheduler_service.operations import Applied, Report, result_of
+from scheduler_service.reception import parked_message
+from scheduler_service.storage.parked import ParkedMessage
+from scheduler_service.storage.store import Store
+
+log = logging.getLogger(__name__)
+
+PREFETCH = 64
+"""Reply messages at a time, each of about 1 MiB at most."""
+
+
+class Collector:
+    """The consumer of the reply queue, and the only writer of outcomes.
+
+    Args:
+        connection: the consuming connection.
+        topology: the names.
+        store: where tasks are.
+        flights: what is out.
+        rules: the limits of the transition function.
+        tell: tells results by reply queue, and waits for it.
+        queued: told how many tasks of which queue were queued again.
+        scheduled: told that tasks were scheduled for later.
+        suspect: given the leases that were redelivered, to be judged.
+        passed: told the token of each barrier that came through.
+        landed: called after each batch: room may have opened.
+        mark: up to which dispatch the broker has confirmed.
+        telemetry: where `Replied` and its like go.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        topology: Topology,
+        store: Store,
+        flights: Flights,
+        rules: Rules,
+        *,
+        tell: Callable[[Mapping[str, Sequence[TaskResult]]], Awaitable[None]],
+        queued: Callable[[str, int], None],
+        scheduled: Callable[[], None],
+        suspect: Callable[[Sequence[str]], None],
+        passed: Callable[[str], None],
+        landed: Callable[[], None],
+        mark: Callable[[], int],
+        telemetry: Telemetry,
+    ) -> None:
+        self._store = store
+        self._flights = flights
+        self._rules = rules
+        self._tell = tell
+        self._queued = queued
+        self._scheduled = scheduled
+        self._suspect = suspect
+        self._passed = passed
+        self._landed = landed
+        self._mark = mark
+        self._telemetry = telemetry
+        self.consumer = BatchConsumer(connection, topology.reply, self._handle, prefetch=PREFETCH)
+
+    async def start(self) -> None:
+        """Start consuming."""
+        await self.consumer.start()
+
+    async def drain(self) -> None:
+        """Take no more, and apply what has arrived."""
+        await self.consumer.drain()
+
+    async def stop(self) -> None:
+        """Stop at once; what is not applied goes back to the reply queue."""
+        await self.consumer.stop()
+
+    async def apply(self, reports: Sequence[Report]) -> list[Applied]:
+        """Apply reports, tell who waits, and let the flights land.
+
+        Raises:
+            StoreUnavailable: nothing was written; try again.
+        """
+        await reached("collector.before_commit")
+        now = time.time()
+        applied = await self._store.run(operations.apply, reports, self._rules, self._mark(), now)
+        await reached("collector.after_commit")
+        self._land(applied, now)
+        told: dict[str, list[TaskResult]] = defaultdict(list)
+        for each in applied:
+            stored, task = each.stored, each.task
+            if stored is not None and task is not None and task.state in TERMINAL and stored.reply_to is not None:
+                told[stored.reply_to].append(result_of(stored, task))
+        await self._tell(told)
+        await reached("collector.after_tell")
+        return applied
+
+    async def _handle(self, deliveries: list[Delivery]) -> None:
+        reports: list[Report] = []
+        refused: list[ParkedMessage] = []
+        tokens: list[str] = []
+        suspects: list[str] = []
+        returned: Counter[tuple[str, str]] = Counter()
+        for delivery in deliveries:
+            try:
+                if delivery.type == TYPES[Barrier]:
+                    tokens.append(decode(Barrier, delivery.body).token)
+                    continue
+                check_type(Reply, delivery.type)
+                reply = decode(Reply, delivery.body)
+            except WireError as error:
+                refused.append(parked_message("reply", delivery, "undecodable", str(error)))
+                continue
+            for outcome in reply.outcomes:
+                if outcome.kind is OutcomeKind.RETURNED:
+                    flight = self._flights.by_lease.get(outcome.lease)
+                    reason = outcome.reason or ReturnReason.REDELIVERED
+                    returned[flight.queue if flight else "", reason.value] += 1
+                    if reason is ReturnReason.REDELIVERED:
+                        suspects.append(outcome.lease)
+                        continue
+                reports.append(Report(outcome.id, _event(outcome), reply.worker, outcome.run_seconds))
+        if refused:
+            await self._store.run(operations.park, refused, time.time())
+            self._telemetry.emit(events.Parked("reply", "undecodable", len(refused)))
+        if reports:
+            await self._apply_all(reports)
+        self._suspect(suspects)
+        for (queue, label), count in returned.items():
+            self._telemetry.emit(events.Returned(queue, label, count))
+        for token in tokens:
+            self._passed(token)
+
+    async def _apply_all(self, reports: Sequence[Report]) -> None:
+        try:
+            await self.apply(reports)
+        except (StoreRefused, ValueError) as error:
+            # A result that is no UTF-8, a value that the database refuses: the neighbours must not suffer.
+            if len(reports) > 1:
+                middle = len(reports) // 2
+                await self._apply_all(reports[:middle])
+                await self._apply_all(reports[middle:])
+            else:
+                await self.apply([_unstorable(reports[0], error)])
+
+    def _land(self, applied: Sequence[Applied], now: float) -> None:
+        clock = time.monotonic()
+        finished: list[events.Finished] = []
+        queued: Counter[str] = Counter()
+        held: Counter[str] = Counter()
+        stale = 0
+        scheduled = False
+        for each in applied:
+            stored, task = each.stored, each.task
+            if each.verdict is not Verdict.CHANGED or stored is None or task is None:
+                stale += 1
+                continue
+            event = each.report.event
+            if task.state in TERMINAL:
+                ran = isinstance(event, Succeeded | Failed)
+                self._flights.land(stored.task.lease, clock, each.report.run_seconds if ran else None)
+                finished.append(
+                    events.Finished(
+                        stored.queue,
+                        stored.name,
+                        task.state.value,
+                        each.report.run_seconds,
+                        max(0.0, now - stored.submitted_at),
+                    )
+                )
+                continue
+            if task.state is State.DISPATCHED:
+                held[stored.queue] += 1
+                continue
+            self._flights.land(stored.task.lease, clock)
+            if task.state is State.QUEUED:
+                queued[stored.queue] += 1
+            else:
+                scheduled = True
+        for queue, count in queued.items():
+            self._queued(queue, count)
+        if scheduled:
+            self._scheduled()
+        self._landed()
+        self._telemetry.emit(events.Replied(len(applied), finished, stale))
+        for queue, count in held.items():
+            self._telemetry.emit(events.Held(queue, count))
+
+
+def _event(outcome: Outcome) -> Event:
+    if outcome.kind is OutcomeKind.SUCCEEDED:
+        return Succeeded(outcome.attempt, outcome.lease, outcome.result)
+    if outcome.kind is OutcomeKind.HELD:
+        return Held(outcome.lease)
+    if outcome.kind is OutcomeKind.RETURNED:
+        if outcome.reason is ReturnReason.UNKNOWN_FUNCTION:
+            error = outcome.error or ErrorInfo(
+                ErrorKind.UNKNOWN_FUNCTION, "UnknownFunction", "no worker knows this task function"
+            )
+            return UnknownFunction(outcome.lease, error)
+        return Returned(outcome.lease)
+    error = outcome.error or ErrorInfo(ErrorKind.EXCEPTION, "Unknown", "the worker gave no reason")
+    return Failed(outcome.attempt, outcome.lease, error)
+
+
+def _unstorable(report: Report, error: Exception) -> Report:
+    event = report.event
+    lease = "" if not hasattr(event, "lease") else event.lease
+    attempt = event.attempt if isinstance(event, Succeeded | Failed) else 0
+    info = ErrorInfo(ErrorKind.BAD_RESULT, "Unstorable", f"the outcome cannot be stored: {error}")
+    return Report(report.id, Failed(attempt, lease, info), report.worker, report.run_seconds)

@@ -1,0 +1,167 @@
+"""The live workers, known from their beats.
+
+A worker is live while it beats. It is dead when it says that it leaves, when it has been silent for too long, or when
+its exclusive control queue is gone (so its connection is) and it has not come back within a grace time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from msgspec import Struct
+
+from common.wire import Beat
+
+DEATHS: Final = 1000
+"""How many deaths are remembered, to tell whose tasks are suspects."""
+
+
+class Worker(Struct):
+    """What is known of one worker.
+
+    Attributes:
+        beat: its last beat.
+        heard_at: when that arrived, monotonic seconds.
+        leases: every lease it held then.
+        running: those that had started.
+        functions: the task functions it knows; empty until it has said.
+        gone_since: when its control queue was found missing, monotonic seconds, or None.
+    """
+
+    beat: Beat
+    heard_at: float
+    leases: frozenset[str]
+    running: frozenset[str]
+    functions: frozenset[str] = frozenset()
+    gone_since: float | None = None
+
+
+class Death(Struct, frozen=True):
+    """A worker that died.
+
+    Attributes:
+        worker: its id.
+        heard_at: when it was last heard, monotonic seconds.
+        queues: the queues that it served.
+        leases: what it held when it was last heard.
+        leaving: it said that it was leaving: no crash.
+    """
+
+    worker: str
+    heard_at: float
+    queues: frozenset[str]
+    leases: frozenset[str]
+    leaving: bool
+
+
+class Directory:
+    """The live workers.
+
+    Args:
+        dead_after: seconds of silence after which a worker counts as dead.
+    """
+
+    def __init__(self, dead_after: float) -> None:
+        self._dead_after = dead_after
+        self.workers: dict[str, Worker] = {}
+        self.deaths: deque[Death] = deque(maxlen=DEATHS)
+
+    def hear(self, beat: Beat, now: float) -> None:
+        """Take a beat that arrived at `now`."""
+        known = self.workers.get(beat.worker)
+        if beat.leaving:
+            if known is not None:
+                self._bury(known, leaving=True)
+            return
+        if known is not None and beat.number < known.beat.number:
+            return
+        running = frozenset(beat.running)
+        functions = frozenset(beat.functions) if beat.functions is not None else None
+        self.workers[beat.worker] = Worker(
+            beat,
+            now,
+            running.union(beat.waiting),
+            running,
+            functions if functions is not None else (known.functions if known else frozenset()),
+        )
+
+    def bury_silent(self, now: float, grace: float) -> list[Death]:
+        """Take out the workers that are dead by now.
+
+        Args:
+            now: monotonic seconds.
+            grace: seconds that a worker whose control queue is gone has to come back.
+        """
+        dead = [
+            worker
+            for worker in self.workers.values()
+            if now - worker.heard_at > self._dead_after
+            or (worker.gone_since is not None and now - worker.gone_since > grace)
+        ]
+        return [self._bury(worker, leaving=False) for worker in dead]
+
+    def forgive(self, now: float) -> None:
+        """Count silence from `now`: we were deaf ourselves until then."""
+        for worker in self.workers.values():
+            worker.heard_at = now
+            worker.gone_since = None
+
+    def _bury(self, worker: Worker, *, leaving: bool) -> Death:
+        del self.workers[worker.beat.worker]
+        death = Death(worker.beat.worker, worker.heard_at, frozenset(worker.beat.queues), worker.leases, leaving)
+        self.deaths.append(death)
+        return death
+
+    def holder(self, lease: str) -> str | None:
+        """The live worker whose last beat lists `lease`, or None."""
+        for name, worker in self.workers.items():
+            if lease in worker.leases:
+                return name
+        return None
+
+    def running_at(self, lease: str) -> str | None:
+        """The live worker on which `lease` has started, or None."""
+        for name, worker in self.workers.items():
+            if lease in worker.running:
+                return name
+        return None
+
+    def held_by_dead(self, lease: str) -> bool:
+        """Whether a worker that died listed `lease` in its last beat."""
+        return any(not death.leaving and lease in death.leases for death in self.deaths)
+
+    def holder_died(self, lease: str, queue: str, dispatched_at: float) -> bool:
+        """Whether a worker that held, or may have held, `lease` has died since it was dispatched.
+
+        Args:
+            lease: the lease.
+            queue: its queue.
+            dispatched_at: when it was dispatched, monotonic seconds.
+        """
+        return any(
+            not death.leaving
+            and (lease in death.leases or (queue in death.queues and death.heard_at >= dispatched_at - 2.0))
+            for death in self.deaths
+        )
+
+    def serving(self, queue: str) -> list[Worker]:
+        """The live workers that take tasks of `queue`."""
+        return [
+            worker
+            for worker in self.workers.values()
+            if not worker.beat.draining and worker.gone_since is None and queue in worker.beat.queues
+        ]
+
+    def queues(self) -> set[str]:
+        """Every queue that a live worker serves."""
+        return {queue for worker in self.workers.values() for queue in worker.beat.queues}
+
+    def why_waiting(self, queue: str, task: str) -> str:
+        """Why a task of `queue` cannot run now, in a sentence; empty when it can."""
+        serving = self.serving(queue)
+        if not serving:
+            return f"no live worker serves the queue {queue!r}"
+        if all(worker.functions and task not in worker.functions for worker in serving):
+            return f"no live worker of the queue {queue!r} knows the task function {task!r}"
+        return ""

@@ -1,0 +1,197 @@
+"""What is dispatched and not yet answered, and the room that is left in each window."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+
+from common.ids import new_leases
+from common.wire import Isolation
+from scheduler_service.fleet.directory import Directory
+from scheduler_service.fleet.rates import CompletionRate, PathTime, RunTimes
+from scheduler_service.fleet.window import Window, window
+from scheduler_service.storage.tasks import ClaimedTask, Placement
+
+FUNCTIONS = 10_000
+"""Functions whose run times are remembered; client-chosen names beyond that share one entry."""
+
+
+class Flight(Struct, gc=False):
+    """One dispatched task.
+
+    Attributes:
+        id, name, queue, lease, attempt: the task and its dispatch.
+        number: the dispatch number.
+        dispatched_at: monotonic seconds.
+        confirmed: the broker has confirmed its bundle.
+        isolation: how it is run.
+    """
+
+    id: str
+    name: str
+    queue: str
+    lease: str
+    attempt: int
+    number: int
+    dispatched_at: float
+    confirmed: bool = False
+    isolation: Isolation = Isolation.NONE
+
+
+class Flights:
+    """The tasks that are out, by lease, and what was learned from those that came back.
+
+    Args:
+        directory: the live workers.
+        limit: the most tasks that one window may hold.
+    """
+
+    def __init__(self, directory: Directory, limit: int) -> None:
+        self._directory = directory
+        self._limit = limit
+        self.by_lease: dict[str, Flight] = {}
+        self._out: dict[str, int] = defaultdict(int)
+        self._rates: dict[str, CompletionRate] = defaultdict(CompletionRate)
+        self._paths: dict[str, PathTime] = defaultdict(PathTime)
+        self._runs: dict[str, RunTimes] = {}
+        self._names: dict[str, str] = {}
+        self._number = 0
+        self._open: dict[int, None] = {}
+        self.paused: set[str] = set()
+        """Queues whose dispatch waits until what was lost there is known."""
+
+    def start_from(self, number: int) -> None:
+        """Number dispatches from the one after `number`."""
+        self._number = max(self._number, number)
+
+    def window(self, queue: str, now: float) -> Window:
+        """The window of `queue` at `now` (monotonic seconds)."""
+        serving = self._directory.serving(queue)
+        slots = sum(worker.beat.slots for worker in serving)
+        shared = {other for worker in serving for other in worker.beat.queues if other != queue}
+        if shared:
+            taken = sum(self._out[other] for other in shared)
+            busy = 1 + sum(1 for other in shared if self._out[other])
+            slots = max(slots - taken, slots // busy, 1)
+        return window(
+            slots=slots,
+            workers=len(serving),
+            completions=self._rates[queue].per_slot(now),
+            expected_run=self._expected_in(queue),
+            path=self._paths[queue].least(now),
+            limit=self._limit,
+        )
+
+    def room(self, queue: str, now: float) -> int:
+        """How many more tasks of `queue` may be dispatched."""
+        if queue in self.paused:
+            return 0
+        return max(0, self.window(queue, now).tasks - self._out[queue])
+
+    def out(self, queue: str) -> int:
+        """How many tasks of `queue` are out or reserved."""
+        return self._out[queue]
+
+    def queues(self) -> list[str]:
+        """The queues that have or had tasks out."""
+        return list(self._out)
+
+    def expected_run(self, name: str) -> float:
+        """Seconds that the function `name` is expected to run."""
+        return self._times(name).expected
+
+    def reserve(self, queue: str, count: int) -> list[Placement]:
+        """Take room for `count` tasks; give back what is not used with `release`."""
+        self._out[queue] += count
+        first = self._number + 1
+        self._number += count
+        numbers = range(first, first + count)
+        self._open.update(dict.fromkeys(numbers))
+        return [Placement(lease, number) for lease, number in zip(new_leases(count), numbers, strict=True)]
+
+    def release(self, queue: str, placements: Sequence[Placement]) -> None:
+        """Give back room that was reserved and not used."""
+        self._out[queue] -= len(placements)
+        for placement in placements:
+            self._open.pop(placement.number, None)
+
+    def launch(self, claimed: Iterable[ClaimedTask], now: float) -> None:
+        """Dispatches whose transaction was committed: from here they are out."""
+        for task in claimed:
+            assignment = task.assignment
+            self.by_lease[assignment.lease] = Flight(
+                assignment.id,
+                assignment.task,
+                task.queue,
+                assignment.lease,
+                assignment.attempt,
+                task.number,
+                now,
+                False,
+                assignment.isolation,
+            )
+
+    def adopt(self, claimed: Sequence[ClaimedTask], confirmed_up_to: int, now: float) -> list[ClaimedTask]:
+        """Take over dispatched tasks found in the store.
+
+        Returns:
+            Those that have to be published (again, with the same lease), because the broker may not have them.
+        """
+        strays = [task for task in claimed if task.assignment.lease not in self.by_lease]
+        self.launch(strays, now)
+        unsure = []
+        for task in strays:
+            self._out[task.queue] += 1
+            self._number = max(self._number, task.number)
+            if task.number > confirmed_up_to:
+                self._open[task.number] = None
+                unsure.append(task)
+            else:
+                self.by_lease[task.assignment.lease].confirmed = True
+        return unsure
+
+    def confirm(self, leases: Iterable[str]) -> None:
+        """The broker has confirmed the bundle with these leases."""
+        for lease in leases:
+            flight = self.by_lease.get(lease)
+            if flight is not None:
+                flight.confirmed = True
+                self._open.pop(flight.number, None)
+
+    @property
+    def confirmed_up_to(self) -> int:
+        """Every dispatch up to this number is in the broker, answered, or was never used."""
+        return next(iter(self._open), self._number + 1) - 1
+
+    def land(self, lease: str, now: float, run_seconds: float | None = None) -> None:
+        """A dispatch is over.
+
+        Args:
+            lease: its lease.
+            now: monotonic seconds.
+            run_seconds: how long it ran, when it completed.
+        """
+        flight = self.by_lease.pop(lease, None)
+        if flight is None:
+            return
+        self._out[flight.queue] -= 1
+        self._open.pop(flight.number, None)
+        if run_seconds is not None:
+            self._rates[flight.queue].add(1, now)
+            self._times(flight.name).add(run_seconds)
+            self._names[flight.queue] = flight.name
+            self._paths[flight.queue].add(max(0.0, now - flight.dispatched_at - run_seconds), now)
+
+    def _expected_in(self, queue: str) -> float:
+        name = self._names.get(queue)
+        return self._times(name).expected if name is not None else RunTimes().expected
+
+    def _times(self, name: str) -> RunTimes:
+        times = self._runs.get(name)
+        if times is None:
+            if len(self._runs) >= FUNCTIONS:
+                name = "other"
+            times = self._runs.setdefault(name, RunTimes())
+        return times

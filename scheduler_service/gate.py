@@ -1,0 +1,76 @@
+"""Gate: what has to be true on the broker before any part may work: the lock is ours, the topology is there.
+
+One SQLite database has one scheduler. Its lock is an exclusive queue: a second scheduler is refused it with 405
+(AMQP 0-9-1, queue.declare), and the broker gives it up with the connection of the first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from common.broker import Connection, declare
+from common.errors import BrokerRefused, SettingsError
+from common.topology import Topology
+
+PATIENCE = 30.0
+"""Seconds to wait for the lock at the start: the broker may not know yet that the scheduler before us is dead."""
+
+
+class Gate:
+    """Prepares the broker each time the consuming connection comes up.
+
+    Args:
+        connection: the consuming connection.
+        topology: the names.
+    """
+
+    def __init__(self, connection: Connection, topology: Topology) -> None:
+        self._connection = connection
+        self._topology = topology
+        self._refused = ""
+        connection.on_connected(self._prepare)
+
+    async def start(self) -> None:
+        """Wait until the broker is there and the lock is ours.
+
+        Raises:
+            SettingsError: another scheduler has the lock, or the topology exists with other arguments.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while not self._connection.connected:
+            if self._refused and time.monotonic() > deadline:
+                raise SettingsError([self._refused])
+            ready = asyncio.create_task(self._connection.ready())
+            await asyncio.wait([ready], timeout=1.0)
+            ready.cancel()
+
+    async def drain(self) -> None:
+        """Nothing: the lock is kept until the connection closes."""
+
+    async def stop(self) -> None:
+        """Nothing: the lock goes with the connection."""
+
+    async def _prepare(self) -> None:
+        topology = self._topology
+        try:
+            await declare(self._connection, (), (topology.lock,))
+            await declare(self._connection, topology.exchanges(), topology.durable_queues())
+        except BrokerRefused as error:
+            self._refused = self._explain(error)
+            raise
+        self._refused = ""
+
+    def _explain(self, error: BrokerRefused) -> str:
+        namespace = self._topology.namespace
+        if error.code == 405:
+            return (
+                f"namespace {namespace!r}: another scheduler is running in it ({self._topology.lock.name} is locked); "
+                "stop that one, or set WARREN_NAMESPACE"
+            )
+        if error.code == 406:
+            return (
+                f"namespace {namespace!r}: a queue or exchange exists with other arguments ({error}); delete it when "
+                "it is empty, or set WARREN_NAMESPACE"
+            )
+        return f"namespace {namespace!r}: the broker refused the topology: {error}"

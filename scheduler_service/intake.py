@@ -1,0 +1,218 @@
+"""Intake: takes the submissions that have arrived by now and writes them in one transaction, then acks.
+
+Tasks that may go at once are written as dispatched in that same transaction, so the fast path costs one write. The
+order of events is what keeps the promise of the client's confirm::
+
+    read -> reserve room -> commit (tasks, leases, what was refused) -> hand over to the dispatcher -> ack
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from sqlalchemy.exc import IntegrityError
+
+from common.broker import BatchConsumer, Connection, Delivery
+from common.errors import StoreRefused
+from common.failpoints import reached
+from common.states import TERMINAL
+from common.telemetry import Telemetry
+from common.topology import Topology
+from common.wire import Assignment, TaskResult
+from scheduler_service import operations
+from scheduler_service.events import Parked, Submitted
+from scheduler_service.operations import Accepted, result_of
+from scheduler_service.reception import Limits, read
+from scheduler_service.storage.parked import ParkedMessage
+from scheduler_service.storage.store import Store
+from scheduler_service.storage.tasks import ClaimedTask, NewTask, Placement
+
+PREFETCH = 32
+"""Submission messages at a time, each of about 1 MiB at most: this bounds the memory of a batch."""
+
+Tell = Callable[[str, Sequence[TaskResult]], None]
+
+
+class Dispatcher(Protocol):
+    """What intake needs of the dispatcher."""
+
+    def place(self, queue: str, count: int) -> list[Placement]:
+        """Room for up to `count` tasks that may go at once."""
+
+    def unplace(self, queue: str, placements: Sequence[Placement]) -> None:
+        """Room that was not used."""
+
+    def send(self, claimed: Sequence[ClaimedTask]) -> None:
+        """Dispatches whose transaction was committed."""
+
+    def queued(self, queue: str, count: int) -> None:
+        """`count` more tasks are queued in the store."""
+
+    def doubt(self) -> None:
+        """A transaction may or may not have been committed: look in the store for what it dispatched."""
+
+    def admits(self, queue: str) -> bool:
+        """Whether `queue` exists or may be made."""
+
+    @property
+    def mark(self) -> int:
+        """Up to which dispatch the broker has confirmed."""
+
+
+class Intake:
+    """The consumer of the submit queue.
+
+    Args:
+        connection: the consuming connection.
+        topology: the names.
+        store: where tasks go.
+        dispatcher: who sends those that may go at once.
+        tell: tells results of tasks that turn out to be terminal already.
+        limits: what a submission may be.
+        telemetry: where `Submitted` and `Parked` go.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        topology: Topology,
+        store: Store,
+        *,
+        dispatcher: Dispatcher,
+        tell: Tell,
+        limits: Limits,
+        telemetry: Telemetry,
+    ) -> None:
+        self._topology = topology
+        self._store = store
+        self._dispatcher = dispatcher
+        self._tell = tell
+        self._limits = limits
+        self._telemetry = telemetry
+        self.consumer = BatchConsumer(connection, topology.submit, self._handle, prefetch=PREFETCH)
+
+    async def start(self) -> None:
+        """Start consuming."""
+        await self.consumer.start()
+
+    async def drain(self) -> None:
+        """Take no more, and store what has arrived."""
+        await self.consumer.drain()
+
+    async def stop(self) -> None:
+        """Stop at once; what is not stored goes back to the submit queue."""
+        await self.consumer.stop()
+
+    async def _handle(self, deliveries: list[Delivery]) -> None:
+        new, refused = read(deliveries, self._topology, self._limits)
+        new, strange = self._admitted(new)
+        await self._store_all(new, refused + strange)
+        await reached("intake.before_ack")
+
+    def _admitted(self, new: list[NewTask]) -> tuple[list[NewTask], list[ParkedMessage]]:
+        queues = {task.message.queue for task in new}
+        closed = {queue for queue in queues if not self._dispatcher.admits(queue)}
+        if not closed:
+            return new, []
+        strange = [
+            ParkedMessage(
+                "submit",
+                "too_many_queues",
+                f"the queue {task.message.queue!r} does not exist and no more may be made (max_queues)",
+                f'{{"task":"{task.message.task}","args":{task.args},"kwargs":{task.kwargs}}}'.encode(),
+                task.owner,
+                {"id": task.message.id},
+            )
+            for task in new
+            if task.message.queue in closed
+        ]
+        return [task for task in new if task.message.queue not in closed], strange
+
+    async def _store_all(self, new: list[NewTask], refused: list[ParkedMessage]) -> None:
+        try:
+            await self._write(new, refused)
+        except StoreRefused as error:
+            # The database refuses one of them, and the neighbours must not suffer: halve until it is found.
+            if len(new) > 1:
+                middle = len(new) // 2
+                await self._store_all(new[:middle], refused)
+                await self._store_all(new[middle:], [])
+            elif new:
+                await self._store_all([], [*refused, _unstorable(new[0], error)])
+            else:
+                raise
+
+    async def _write(self, new: list[NewTask], refused: list[ParkedMessage]) -> None:
+        now = time.time()
+        self._place(new)
+        mark = self._dispatcher.mark
+        try:
+            await reached("intake.before_commit")
+            try:
+                accepted = await self._store.run(operations.accept, new, refused, mark, now)
+            except StoreRefused as error:
+                if not isinstance(error.__cause__, IntegrityError):
+                    raise
+                accepted = await self._store.run(operations.accept_carefully, new, refused, mark, now)
+            await reached("intake.after_commit")
+        except BaseException:
+            self._unplace(new)
+            raise
+        self._proceed(new, accepted, refused, now)
+
+    def _place(self, new: Sequence[NewTask]) -> None:
+        by_queue: dict[str, list[NewTask]] = defaultdict(list)
+        for task in new:
+            task.placement = None
+            by_queue[task.message.queue].append(task)
+        for queue, tasks in by_queue.items():
+            placements = self._dispatcher.place(queue, len(tasks))
+            if len(placements) < len(tasks):
+                tasks.sort(key=lambda task: -task.message.priority)
+            for task, placement in zip(tasks, placements, strict=False):
+                task.placement = placement
+
+    def _unplace(self, new: Sequence[NewTask]) -> None:
+        for task in new:
+            if task.placement is not None:
+                self._dispatcher.unplace(task.message.queue, [task.placement])
+                task.placement = None
+        self._dispatcher.doubt()
+
+    def _proceed(
+        self, new: Sequence[NewTask], accepted: Accepted, refused: Sequence[ParkedMessage], now: float
+    ) -> None:
+        if len(accepted.stored) < len(new):
+            kept = {id(task) for task in accepted.stored}
+            for task in new:
+                if id(task) not in kept and task.placement is not None:
+                    self._dispatcher.unplace(task.message.queue, [task.placement])
+        queued = Counter(task.message.queue for task in accepted.stored if task.placement is None)
+        for queue, count in queued.items():
+            self._dispatcher.queued(queue, count)
+        self._dispatcher.send([_claimed(task, now) for task in accepted.stored if task.placement is not None])
+        for stored in accepted.known:
+            if stored.reply_to is not None and stored.task.state in TERMINAL:
+                self._tell(stored.reply_to, [result_of(stored, stored.task)])
+        by_queue = Counter(task.message.queue for task in accepted.stored)
+        self._telemetry.emit(Submitted(len(new), by_queue, len(accepted.known)))
+        reasons = Counter(message.reason for message in refused)
+        reasons["conflict"] += len(accepted.conflicts)
+        for reason, count in reasons.items():
+            if count:
+                self._telemetry.emit(Parked("submit", reason, count))
+
+
+def _claimed(task: NewTask, now: float) -> ClaimedTask:
+    message, placement = task.message, task.placement
+    assert placement is not None
+    assignment = Assignment(message.id, message.task, placement.lease, 1, message.args, message.kwargs)
+    return ClaimedTask(assignment, message.queue, message.priority, now, placement.number)
+
+
+def _unstorable(task: NewTask, error: StoreRefused) -> ParkedMessage:
+    payload = f'{{"task":"{task.message.task}","args":{task.args},"kwargs":{task.kwargs}}}'.encode()
+    return ParkedMessage("submit", "unstorable", str(error), payload, task.owner, {"id": task.message.id})

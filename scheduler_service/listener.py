@@ -1,0 +1,77 @@
+"""Listener: hears the beats of the workers and keeps the directory."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from common.broker import BatchConsumer, Connection, Delivery
+from common.errors import WireError
+from common.ids import new_nonce
+from common.topology import Topology
+from common.wire import Beat, check_type, decode
+from scheduler_service.fleet.directory import Directory
+
+log = logging.getLogger(__name__)
+
+
+class Listener:
+    """The consumer of beats.
+
+    Args:
+        connection: the consuming connection.
+        topology: the names.
+        directory: the live workers.
+        heard: called after each batch of beats.
+        offer: makes the work queues that workers serve.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        topology: Topology,
+        directory: Directory,
+        *,
+        heard: Callable[[], None],
+        offer: Callable[[Sequence[str]], Awaitable[None]],
+    ) -> None:
+        self._directory = directory
+        self._heard = heard
+        self._offer = offer
+        self.consumer = BatchConsumer(
+            connection,
+            lambda: topology.beat_queue(connection.user, new_nonce()),
+            self._handle,
+            prefetch=0,
+            no_ack=True,
+        )
+
+    async def start(self) -> None:
+        """Start hearing."""
+        await self.consumer.start()
+
+    async def drain(self) -> None:
+        """Nothing: beats are needed until the end."""
+
+    async def stop(self) -> None:
+        """Stop hearing."""
+        await self.consumer.stop()
+
+    async def _handle(self, deliveries: list[Delivery]) -> None:
+        now = time.monotonic()
+        before = set(self._directory.workers)
+        for delivery in deliveries:
+            try:
+                check_type(Beat, delivery.type)
+                self._directory.hear(decode(Beat, delivery.body), now)
+            except WireError as error:
+                log.warning("a beat cannot be read", extra={"reason": str(error)})
+        after = set(self._directory.workers)
+        for worker in after - before:
+            log.info("a worker came", extra={"worker": worker})
+        for worker in before - after:
+            log.info("a worker left", extra={"worker": worker})
+        self._heard()
+        if after - before:
+            await self._offer(sorted(self._directory.queues()))

@@ -1,0 +1,174 @@
+"""Every metric of the scheduler, fed by its events; queues and task names beyond a bound count as ``other``."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+
+from prometheus_client import Counter
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from common.metrics import COUNTS, LONG_SECONDS, SECONDS, FastHistogram, LabelBound, new_registry, watch_broker
+from common.telemetry import Telemetry
+from scheduler_service import events
+from scheduler_service.fleet.directory import Directory
+from scheduler_service.fleet.flights import Flights
+
+QUEUES = 300
+TASKS = 500
+
+
+class SchedulerMetrics:
+    """The scheduler's registry, subscribed to its telemetry.
+
+    Args:
+        telemetry: where the events come from.
+    """
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self.registry = registry = new_registry("scheduler")
+        watch_broker(registry, telemetry)
+        self._queue = LabelBound(QUEUES)
+        self._task = LabelBound(TASKS)
+
+        def counter(name: str, help_text: str, *labels: str) -> Counter:
+            return Counter(name, help_text, labels, registry=registry)
+
+        self._submitted = counter("warren_tasks_submitted", "Tasks stored for the first time.", "queue")
+        self._duplicates = counter("warren_tasks_resubmitted", "Tasks that were stored before, with equal content.")
+        self._dispatched = counter("warren_tasks_dispatched", "Dispatches confirmed by the broker.", "queue")
+        self._completed = counter("warren_tasks_completed", "Terminal tasks.", "queue", "task", "status")
+        self._returned = counter("warren_tasks_returned", "Leases that came back unrun.", "queue", "reason")
+        self._held = counter("warren_tasks_held", "Deliveries acked while their task runs on.", "queue")
+        self._redelivered = counter("warren_redelivered", "Leases that the broker delivered twice.", "queue")
+        self._lost = counter("warren_tasks_lost", "Dispatches found in nobody's hands.", "queue")
+        self._suspects = counter("warren_suspects", "Lost dispatches whose holder died.", "queue")
+        self._parked = counter("warren_parked", "Messages refused and kept.", "origin", "reason")
+        self._stale = counter("warren_replies_stale", "Outcomes that changed nothing.")
+        self._told = counter("warren_told", "Results told to clients.")
+        self._unroutable = counter("warren_told_unroutable", "Results whose client was gone.")
+        self._store_failed = counter("warren_store_failed", "Transactions that were not committed.")
+
+        def histogram(name: str, help_text: str, buckets: tuple[float, ...], *labels: str) -> FastHistogram:
+            return FastHistogram(name, help_text, labels, buckets, registry)
+
+        self._wait = histogram("warren_task_queue_wait_seconds", "From submission to dispatch.", LONG_SECONDS, "queue")
+        self._run = histogram("warren_task_run_seconds", "Run times.", LONG_SECONDS, "queue", "task")
+        self._total = histogram("warren_task_total_seconds", "From submission to terminal.", LONG_SECONDS, "queue")
+        self._intake = histogram("warren_intake_batch_tasks", "Tasks stored together.", COUNTS)
+        self._replies = histogram("warren_reply_batch_tasks", "Outcomes applied together.", COUNTS)
+        self._bundles = histogram("warren_bundle_tasks", "Tasks in one work message.", COUNTS)
+        self._commit = histogram("warren_store_commit_seconds", "Commits of the store.", SECONDS)
+        self._subscribe(telemetry)
+
+    def _subscribe(self, telemetry: Telemetry) -> None:
+        telemetry.on(events.Submitted, self._on_submitted)
+        telemetry.on(events.Dispatched, self._on_dispatched)
+        telemetry.on(events.Replied, self._on_replied)
+        telemetry.on(events.Returned, self._on_returned)
+        telemetry.on(events.Held, lambda event: self._held.labels(self._queue(event.queue)).inc(event.count))
+        telemetry.on(events.Lost, self._on_lost)
+        telemetry.on(events.Parked, lambda event: self._parked.labels(event.origin, event.reason).inc(event.count))
+        telemetry.on(events.Told, self._on_told)
+        telemetry.on(events.StoreCommitted, lambda event: self._commit.observe(event.commit_seconds))
+        telemetry.on(events.StoreFailed, lambda event: self._store_failed.inc())
+
+    def _on_submitted(self, event: events.Submitted) -> None:
+        for queue, count in event.by_queue.items():
+            self._submitted.labels(self._queue(queue)).inc(count)
+        self._duplicates.inc(event.duplicates)
+        self._intake.observe(event.batch)
+
+    def _on_dispatched(self, event: events.Dispatched) -> None:
+        queue = self._queue(event.queue)
+        self._dispatched.labels(queue).inc(event.tasks)
+        self._bundles.observe(event.tasks)
+        self._wait.observe_many(event.waits, (queue,))
+
+    def _on_replied(self, event: events.Replied) -> None:
+        self._replies.observe(event.batch)
+        self._stale.inc(event.stale)
+        counts: dict[tuple[str, str, str], int] = defaultdict(int)
+        runs: dict[tuple[str, str], list[float]] = defaultdict(list)
+        totals: dict[str, list[float]] = defaultdict(list)
+        for finished in event.finished:
+            counts[finished.queue, finished.task, finished.status] += 1
+            runs[finished.queue, finished.task].append(finished.run_seconds)
+            totals[finished.queue].append(finished.total_seconds)
+        for (queue, task, status), count in counts.items():
+            self._completed.labels(self._queue(queue), self._task(task), status).inc(count)
+        for (queue, task), seconds in runs.items():
+            self._run.observe_many(seconds, (self._queue(queue), self._task(task)))
+        for queue, seconds in totals.items():
+            self._total.observe_many(seconds, (self._queue(queue),))
+
+    def _on_returned(self, event: events.Returned) -> None:
+        queue = self._queue(event.queue)
+        self._returned.labels(queue, event.reason).inc(event.count)
+        if event.reason == "redelivered":
+            self._redelivered.labels(queue).inc(event.count)
+
+    def _on_lost(self, event: events.Lost) -> None:
+        queue = self._queue(event.queue)
+        self._lost.labels(queue).inc(event.count)
+        self._suspects.labels(queue).inc(event.suspects)
+
+    def _on_told(self, event: events.Told) -> None:
+        self._told.inc(event.results)
+        self._unroutable.inc(event.unroutable)
+
+    def watch(
+        self,
+        flights: Flights,
+        directory: Directory,
+        backlog: Callable[[], Mapping[str, int]],
+        store_up: Callable[[], bool],
+    ) -> None:
+        """Read gauges from the live objects when they are scraped."""
+        self.registry.register(_Gauges(flights, directory, backlog, store_up, self._queue))
+
+
+class _Gauges(Collector):
+    def __init__(
+        self,
+        flights: Flights,
+        directory: Directory,
+        backlog: Callable[[], Mapping[str, int]],
+        store_up: Callable[[], bool],
+        queue: LabelBound,
+    ) -> None:
+        self._flights = flights
+        self._directory = directory
+        self._backlog = backlog
+        self._store_up = store_up
+        self._queue = queue
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> list[Metric]:
+        now = time.monotonic()
+        backlog = dict(self._backlog())
+        queues = sorted({*backlog, *self._directory.queues(), *self._flights.queues()})
+        state = GaugeMetricFamily("warren_tasks", "Unfinished tasks.", labels=("queue", "state"))
+        window = GaugeMetricFamily("warren_window_tasks", "The most that may be out.", labels=("queue",))
+        out = GaugeMetricFamily("warren_in_flight_tasks", "Dispatched and unfinished.", labels=("queue",))
+        slots = GaugeMetricFamily("warren_live_slots", "Slots of live workers.", labels=("queue",))
+        sums: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+        for queue in queues:
+            total = sums[self._queue(queue)]
+            total[0] += backlog.get(queue, 0)
+            total[1] += self._flights.out(queue)
+            total[2] += self._flights.window(queue, now).tasks
+            total[3] += sum(worker.beat.slots for worker in self._directory.serving(queue))
+        for label, (waiting, flying, room, live) in sums.items():
+            state.add_metric((label, "queued"), waiting)
+            state.add_metric((label, "dispatched"), flying)
+            window.add_metric((label,), room)
+            out.add_metric((label,), flying)
+            slots.add_metric((label,), live)
+        workers = GaugeMetricFamily("warren_live_workers", "Live workers.", len(self._directory.workers))
+        store = GaugeMetricFamily("warren_store_up", "Whether the store takes commits.", float(self._store_up()))
+        return [state, window, out, slots, workers, store]

@@ -1,0 +1,145 @@
+"""Reading submissions: what may be stored, and what is refused with its reason. No I/O.
+
+The unit of refusal is the task, never the batch: a message that does not decode as a whole is decoded task by task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Raw, Struct
+
+from common.broker import Delivery
+from common.errors import WireError
+from common.topology import Topology
+from common.wire import RawSubmission, Submission, TaskMessage, check_type, decode, json_depth
+from scheduler_service.storage.parked import ParkedMessage
+from scheduler_service.storage.tasks import NewTask
+
+
+class Limits(Struct, frozen=True):
+    """What a submission may be.
+
+    Attributes:
+        task_bytes: arguments of one task, bytes.
+        depth: nesting of arguments.
+        message_bytes: one message, bytes.
+    """
+
+    task_bytes: int
+    depth: int
+    message_bytes: int = 2 * 1024 * 1024
+
+
+class Refusal(Exception):
+    """A submission or a task that is not taken.
+
+    Attributes:
+        reason: one of a closed set; a metrics label.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason = reason
+        super().__init__(detail)
+
+
+def read(
+    deliveries: Sequence[Delivery], topology: Topology, limits: Limits
+) -> tuple[list[NewTask], list[ParkedMessage]]:
+    """The tasks in `deliveries`, in order, and what has to be parked."""
+    taken: list[NewTask] = []
+    refused: list[ParkedMessage] = []
+    for delivery in deliveries:
+        try:
+            owner, reply_to = _sender(delivery, topology)
+            submission = _submission(delivery, limits)
+        except Refusal as refusal:
+            refused.append(parked_message("submit", delivery, refusal.reason, str(refusal)))
+            continue
+        for task in submission:
+            try:
+                taken.append(_checked(task, owner, reply_to, limits))
+            except Refusal as refusal:
+                payload = bytes(task) if isinstance(task, Raw) else delivery.body
+                message = parked_message("submit", delivery, refusal.reason, str(refusal))
+                message.payload = payload
+                refused.append(message)
+    return taken, refused
+
+
+def parked_message(origin: str, delivery: Delivery, reason: str, detail: str) -> ParkedMessage:
+    """`delivery` as a row to be parked."""
+    headers = {key: _text(value) for key, value in delivery.headers.items()}
+    for name in ("type", "reply_to", "correlation_id"):
+        value = getattr(delivery, name)
+        if value is not None:
+            headers[name] = _text(value)
+    return ParkedMessage(origin, reason, detail, delivery.body, delivery.user_id, headers)
+
+
+def _text(value: object) -> str:
+    return str(value)[:1000]
+
+
+def _sender(delivery: Delivery, topology: Topology) -> tuple[str, str | None]:
+    if any(name.startswith(("x-death", "x-first-death")) for name in delivery.headers):
+        raise Refusal("dead_lettered", "submissions that were dead-lettered into the queue are not taken")
+    if not delivery.user_id:
+        raise Refusal("no_user", "the property user_id is missing: set it to the connection's user")
+    reply_to = delivery.reply_to
+    if reply_to is not None:
+        check_reply_to(reply_to, delivery.user_id, topology)
+    return delivery.user_id, reply_to
+
+
+def check_reply_to(reply_to: str, user: str, topology: Topology) -> None:
+    """Refuse a reply queue outside the sender's own names: the scheduler writes there with its own rights.
+
+    Raises:
+        Refusal: it is not the sender's.
+    """
+    prefix = topology.client_prefix(user)
+    rest = reply_to[len(prefix) :]
+    if (
+        not reply_to.startswith(prefix)
+        or not 1 <= len(rest) <= 64
+        or not rest.replace("-", "").replace("_", "").isalnum()
+    ):
+        raise Refusal("foreign_reply_to", f"reply_to {reply_to[:100]!r} is not one of the sender's ({prefix}*)")
+
+
+def _submission(delivery: Delivery, limits: Limits) -> Sequence[TaskMessage | Raw]:
+    if len(delivery.body) > limits.message_bytes:
+        raise Refusal("too_large", f"{len(delivery.body)} bytes, at most {limits.message_bytes} are taken")
+    try:
+        check_type(Submission, delivery.type)
+    except WireError as error:
+        raise Refusal("unknown_type", str(error)) from None
+    try:
+        return decode(Submission, delivery.body).tasks
+    except WireError:
+        pass
+    try:
+        return decode(RawSubmission, delivery.body).tasks
+    except WireError as error:
+        raise Refusal("undecodable", str(error)) from None
+
+
+def _checked(task: TaskMessage | Raw, owner: str, reply_to: str | None, limits: Limits) -> NewTask:
+    if isinstance(task, Raw):
+        try:
+            task = decode(TaskMessage, task)
+        except WireError as error:
+            raise Refusal("undecodable", str(error)) from None
+    args, kwargs = bytes(task.args), bytes(task.kwargs)
+    size = len(args) + len(kwargs)
+    if size > limits.task_bytes:
+        raise Refusal("too_large", f"arguments of {size} bytes, at most {limits.task_bytes} are taken")
+    if args[:1] != b"[" or kwargs[:1] != b"{":
+        raise Refusal("undecodable", "args has to be an array and kwargs an object")
+    if size > 2 * limits.depth and max(json_depth(args), json_depth(kwargs)) > limits.depth:
+        raise Refusal("too_deep", f"arguments nest deeper than {limits.depth}")
+    try:
+        return NewTask(task, args.decode(), kwargs.decode(), owner, reply_to)
+    except UnicodeDecodeError as error:
+        raise Refusal("undecodable", f"arguments are not UTF-8: {error}") from None

@@ -1,0 +1,279 @@
+"""Rescuer: finds dispatches that are in nobody's hands, and has their tasks dispatched anew.
+
+Two kinds of dispatch are in question. *Suspects*: the broker redelivered their bundle, so that whoever had it has died
+or was cut off. *Missing*: out for a while and in no live worker's last beat, although their work queue showed no ready
+message (the broker lost its data, a queue was purged, a worker froze).
+
+A snapshot proves nothing: a worker may have answered a moment ago. So each judgement is a *round*, in which every step
+happens after the one before it, and a lease is lost only when it is found nowhere along the path::
+
+    work queue shows 0 ready        what was dispatched before is at a worker, or gone        (missing only)
+      -> probe to all workers       each answers with a beat that carries the round's token
+      -> every live worker has answered or is dead    a lease that none of them lists is held by none
+      -> a barrier through the reply queue            every reply that was confirmed before has been applied
+      -> what is still out, and listed by nobody, is lost
+
+A worker is dead when it is silent for too long, or sooner when a message to its exclusive control queue is unroutable:
+then its connection is gone, and with a second's grace to come back, so is the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Final
+
+from common.background import Background, Report
+from common.broker import Connection, Publisher, ready_messages
+from common.errors import BrokerError, PublishRefused, StoreError
+from common.ids import new_nonce
+from common.states import Lost
+from common.telemetry import Telemetry
+from common.topology import Topology
+from common.wire import Barrier, Control, ControlVerb
+from scheduler_service import events, operations
+from scheduler_service.fleet.directory import Directory
+from scheduler_service.fleet.flights import Flight, Flights
+
+log = logging.getLogger(__name__)
+
+WARM_UP: Final = 2.5
+"""Seconds after (re)connecting until the directory can be trusted: every live worker has beaten twice."""
+GRACE: Final = 1.0
+"""Seconds that a worker without a connection has to come back before it counts as dead."""
+ANSWER: Final = 0.3
+"""Seconds after which a worker that has not answered a probe is asked by name."""
+STUBBORN: Final = 3
+"""Searches after which a queue that never shows 0 ready is paused until it does."""
+BARRIER_TIMEOUT: Final = 30.0
+
+Apply = Callable[[Sequence[operations.Report]], Awaitable[object]]
+
+
+class Rescuer:
+    """Judges dispatches in rounds.
+
+    Args:
+        connection: a connection to look at queues with.
+        publisher: the publishing connection's publisher.
+        topology: the names.
+        flights: what is out.
+        directory: the live workers.
+        apply: applies reports (the collector's).
+        freed: called when workers died: windows have changed.
+        interval: seconds between two searches for missing dispatches.
+        dead_after: seconds of silence after which a worker counts as dead.
+        telemetry: where `Lost` goes.
+        report: told when the loop dies.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        publisher: Publisher,
+        topology: Topology,
+        flights: Flights,
+        directory: Directory,
+        *,
+        apply: Apply,
+        freed: Callable[[], None],
+        interval: float,
+        dead_after: float,
+        telemetry: Telemetry,
+        report: Report,
+    ) -> None:
+        self._connection = connection
+        self._publisher = publisher
+        self._topology = topology
+        self._flights = flights
+        self._directory = directory
+        self._apply = apply
+        self._freed = freed
+        self._interval = interval
+        self._dead_after = dead_after
+        self._telemetry = telemetry
+        self._suspects: set[str] = set()
+        self._wake = asyncio.Event()
+        self._heard = asyncio.Event()
+        self._barriers: dict[str, asyncio.Event] = {}
+        self._stubborn: Counter[str] = Counter()
+        self._connected_at = 0.0
+        self._searched_at = 0.0
+        self._loop = Background("rescue", self._run, report)
+        connection.on_connected(self._on_connected)
+
+    async def start(self) -> None:
+        """Start the loop."""
+        self._loop.start()
+
+    async def drain(self) -> None:
+        """Judge no more."""
+        await self._loop.stop()
+
+    async def stop(self) -> None:
+        """Judge no more."""
+        await self._loop.stop()
+
+    def suspect(self, leases: Iterable[str]) -> None:
+        """These leases were redelivered, or dead-lettered: find out whether anybody holds them."""
+        known = [lease for lease in leases if lease in self._flights.by_lease]
+        if known:
+            self._suspects.update(known)
+            self._wake.set()
+
+    def heard(self) -> None:
+        """Beats have come in."""
+        self._heard.set()
+
+    def passed(self, token: str) -> None:
+        """The barrier with this token came through the reply queue."""
+        barrier = self._barriers.get(token)
+        if barrier is not None:
+            barrier.set()
+
+    async def _on_connected(self) -> None:
+        now = time.monotonic()
+        self._connected_at = now
+        self._directory.forgive(now)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(1.0):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            now = time.monotonic()
+            if not self._connection.connected or now - self._connected_at < WARM_UP:
+                continue
+            try:
+                self._bury(now)
+                await self._judge(await self._questionable(now))
+            except (BrokerError, StoreError, TimeoutError) as error:
+                log.warning("a rescue is put off", extra={"reason": str(error)})
+
+    async def _questionable(self, now: float) -> list[Flight]:
+        flights = self._flights.by_lease
+        self._suspects.intersection_update(flights)
+        suspects = [flights[lease] for lease in self._suspects]
+        if now - self._searched_at < self._interval:
+            return suspects
+        self._searched_at = now
+        listed = {lease for worker in self._directory.workers.values() for lease in worker.leases}
+        missing: dict[str, list[Flight]] = defaultdict(list)
+        for flight in flights.values():
+            old = now - flight.dispatched_at > self._interval
+            if flight.confirmed and old and flight.lease not in listed and flight.lease not in self._suspects:
+                missing[flight.queue].append(flight)
+        for queue in [queue for queue in self._stubborn if queue not in missing]:
+            del self._stubborn[queue]
+        self._flights.paused.intersection_update(missing)
+        for queue, candidates in missing.items():
+            if await self._is_empty(queue):
+                suspects += candidates
+        return suspects
+
+    async def _is_empty(self, queue: str) -> bool:
+        ready = await ready_messages(self._connection, self._topology.work_queue(queue))
+        if not ready:
+            del self._stubborn[queue]
+            return True
+        self._stubborn[queue] += 1
+        if self._stubborn[queue] >= STUBBORN and queue not in self._flights.paused:
+            log.warning("dispatch pauses until the work queue is empty", extra={"queue": queue, "ready": ready})
+            self._flights.paused.add(queue)
+        return False
+
+    async def _judge(self, candidates: Sequence[Flight]) -> None:
+        if not candidates:
+            return
+        token = new_nonce()
+        await self._probe(token, candidates)
+        await self._pass_barrier(token)
+        reports = []
+        lost: dict[str, list[bool]] = defaultdict(list)
+        for flight in candidates:
+            self._suspects.discard(flight.lease)
+            if flight.lease not in self._flights.by_lease or self._directory.holder(flight.lease) is not None:
+                continue
+            died = self._directory.holder_died(flight.lease, flight.queue, flight.dispatched_at)
+            reports.append(operations.Report(flight.id, Lost(flight.lease, died)))
+            lost[flight.queue].append(died)
+        for queue in {flight.queue for flight in candidates}:
+            self._flights.paused.discard(queue)
+        if not reports:
+            return
+        await self._apply(reports)
+        for queue, died_each in lost.items():
+            log.warning(
+                "dispatches were lost", extra={"queue": queue, "tasks": len(died_each), "suspects": sum(died_each)}
+            )
+            self._telemetry.emit(events.Lost(queue, len(died_each), sum(died_each)))
+
+    async def _probe(self, token: str, candidates: Sequence[Flight]) -> None:
+        await self._send(token, "all")
+        asked_at = time.monotonic()
+        while True:
+            now = time.monotonic()
+            self._bury(now)
+            silent = [name for name, worker in self._directory.workers.items() if worker.beat.probe != token]
+            if not silent or all(self._decided(flight) for flight in candidates):
+                return
+            if now - asked_at > ANSWER:
+                asked_at = now
+                for name in silent:
+                    await self._ask(name, token)
+            self._heard.clear()
+            try:
+                async with asyncio.timeout(ANSWER):
+                    await self._heard.wait()
+            except TimeoutError:
+                pass
+
+    def _decided(self, flight: Flight) -> bool:
+        if flight.lease not in self._flights.by_lease:
+            return True
+        return self._directory.holder(flight.lease) is None and self._directory.held_by_dead(flight.lease)
+
+    async def _ask(self, name: str, token: str) -> None:
+        connected = await self._send(token, f"worker.{name}")
+        worker = self._directory.workers.get(name)
+        if worker is None:
+            return
+        if connected:
+            worker.gone_since = None
+        elif worker.gone_since is None:
+            worker.gone_since = time.monotonic()
+
+    async def _send(self, token: str, key: str) -> bool:
+        try:
+            await self._publisher.publish(
+                self._topology.control_exchange.name, key, Control(ControlVerb.PROBE, token), persistent=False
+            )
+        except PublishRefused as error:
+            if error.unroutable:
+                return False
+            raise
+        return True
+
+    def _bury(self, now: float) -> None:
+        # After a reconnect of ours the workers may still be on their way back.
+        recent = now - self._connected_at < self._dead_after
+        for death in self._directory.bury_silent(now, self._dead_after if recent else GRACE):
+            log.warning("a worker died", extra={"worker": death.worker, "leases": len(death.leases)})
+            self._searched_at = 0.0
+            self._wake.set()
+            self._freed()
+
+    async def _pass_barrier(self, token: str) -> None:
+        passed = self._barriers[token] = asyncio.Event()
+        try:
+            await self._publisher.publish(self._topology.reply_exchange.name, "reply", Barrier(token))
+            async with asyncio.timeout(BARRIER_TIMEOUT):
+                await passed.wait()
+        finally:
+            del self._barriers[token]

@@ -1,0 +1,42 @@
+"""The scheduler's settings; `common.settings` says where they come from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from msgspec import Meta
+
+from common.settings import SECRET, CommonSettings, Port, Seconds
+
+TABLE: Final = "scheduler"
+
+
+class SchedulerSettings(CommonSettings, frozen=True, kw_only=True):
+    """Settings of the scheduler; table ``[scheduler]``.
+
+    Attributes:
+        database_url: where tasks are stored, ``sqlite:///file``.
+        max_task_bytes: the largest arguments (positional and named together) of one task, bytes.
+        max_depth: how deep arrays and objects may nest in arguments.
+        max_queues: how many work queues clients may bring into being by naming them.
+        max_crashes: a task fails when it has killed the process that ran it this often.
+        unknown_function_grace: seconds for which a function that no worker knows is tried again.
+        dead_after: seconds of silence after which a worker counts as dead.
+        rescue_interval: seconds between two searches for lost tasks.
+        window_limit: the most tasks that one queue may have dispatched and unfinished.
+        drain_timeout: seconds that a stopping scheduler has to finish what it has begun.
+        store_commit_delay: seconds added to each commit, to measure with a slow disk.
+    """
+
+    database_url: Annotated[str, SECRET] = "sqlite:///warren.db"
+    http_port: Port = 9464
+    max_task_bytes: Annotated[int, Meta(ge=1024, le=8 * 1024 * 1024)] = 256 * 1024
+    max_depth: Annotated[int, Meta(ge=1, le=500)] = 32
+    max_queues: Annotated[int, Meta(ge=1, le=10_000)] = 256
+    max_crashes: Annotated[int, Meta(ge=1, le=100)] = 2
+    unknown_function_grace: Annotated[float, Meta(ge=0, le=86_400)] = 60.0
+    dead_after: Annotated[float, Meta(ge=3, le=3600)] = 15.0
+    rescue_interval: Seconds = 5.0
+    window_limit: Annotated[int, Meta(ge=1, le=100_000)] = 5000
+    drain_timeout: Seconds = 10.0
+    store_commit_delay: Annotated[float, Meta(ge=0, le=1)] = 0.0

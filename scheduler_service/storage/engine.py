@@ -1,0 +1,105 @@
+"""Opening the database.
+
+SQLite runs in WAL mode with ``synchronous=FULL``: a commit that returned survives a power cut
+(https://www.sqlite.org/pragma.html#pragma_synchronous). One process and one write connection: SQLite below 3.51.3
+can corrupt a WAL when two connections write and checkpoint at once. A lock file beside the database keeps a second
+scheduler on this machine away.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.pool import NullPool
+
+from common.errors import SettingsError, StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+BUSY_SECONDS = 2.0
+"""How long one statement waits for another process's lock before the transaction is given up and tried again."""
+
+
+def open_engine(url: str) -> Engine:
+    """An engine for `url`, with SQLite set up for durability.
+
+    Args:
+        url: ``sqlite:///relative.db``, ``sqlite:////absolute.db``; PostgreSQL comes as a second engine.
+
+    Raises:
+        SettingsError: the URL names another database.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        raise SettingsError([f"database_url: {parsed.render_as_string()!r}: only sqlite:/// is supported so far"])
+    if not parsed.database or parsed.database == ":memory:":
+        raise SettingsError(["database_url: the database has to be a file, or nothing would survive a restart"])
+    Path(parsed.database).absolute().parent.mkdir(parents=True, exist_ok=True)
+    if sqlite3.sqlite_version_info < (3, 51, 3):
+        log.debug("this SQLite needs a single writer", extra={"sqlite": sqlite3.sqlite_version})
+    engine = create_engine(
+        parsed, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}
+    )
+    event.listen(engine, "connect", _prepare)
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _prepare(connection: Any, record: object) -> None:
+    # Transactions are begun by `_begin`; the driver's own implicit ones would start too late to hold the lock.
+    connection.isolation_level = None
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "temp_store=MEMORY",
+        "cache_size=-65536",
+        "wal_autocheckpoint=4000",
+    ):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+class LockFile:
+    """An advisory lock on ``<database>.lock``, held while the process lives.
+
+    Args:
+        url: the database's URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._path = Path(f"{make_url(url).database}.lock")
+        self._file: int | None = None
+
+    def take(self) -> None:
+        """Take the lock.
+
+        Raises:
+            StoreUnavailable: another process holds it.
+        """
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(file)
+            raise StoreUnavailable(
+                f"another scheduler uses this database ({self._path} is locked): stop it, or give this one a "
+                "database of its own"
+            ) from error
+        self._file = file
+
+    def release(self) -> None:
+        """Give the lock up; nothing happens when it is not held."""
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)

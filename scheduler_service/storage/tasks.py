@@ -1,0 +1,401 @@
+"""Statements on the table of tasks. Each runs inside a transaction of `Store`, over a whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+from sqlalchemy import Connection, bindparam, func, select
+
+from common.errors import StoreUnavailable
+from common.states import TERMINAL, State, Task
+from common.wire import NULL, Assignment, ErrorInfo, Isolation, TaskMessage
+from scheduler_service.storage.schema import tasks
+
+_encode = msgspec.json.encode
+_error = msgspec.json.Decoder(ErrorInfo)
+_STATES = {state.value: state for state in State}
+_ISOLATIONS = {isolation.value: isolation for isolation in Isolation}
+
+
+class Placement(Struct, gc=False):
+    """A dispatch that has been decided: its lease, its number, and how it is run."""
+
+    lease: str
+    number: int
+
+
+class NewTask(Struct, gc=False):
+    """A task to be stored.
+
+    Attributes:
+        message: the submitted task.
+        args, kwargs: its arguments as text; that they are valid UTF-8 has been checked.
+        owner: the broker user who submitted it.
+        reply_to: where the owner is told, or None.
+        placement: its dispatch, when it may go at once; otherwise it is queued.
+    """
+
+    message: TaskMessage
+    args: str
+    kwargs: str
+    owner: str
+    reply_to: str | None
+    placement: Placement | None = None
+
+
+class StoredTask(Struct, gc=False):
+    """A task as it is stored, without its arguments."""
+
+    seq: int
+    id: str
+    name: str
+    queue: str
+    priority: int
+    owner: str
+    reply_to: str | None
+    submitted_at: float
+    dispatched_at: float | None
+    finished_at: float | None
+    worker: str | None
+    task: Task
+
+
+class ClaimedTask(Struct, gc=False):
+    """A task that is dispatched, with what a worker needs.
+
+    Attributes:
+        assignment: what travels to the worker.
+        queue, priority: where it belongs.
+        submitted_at: seconds since the epoch.
+        number: the dispatch number.
+    """
+
+    assignment: Assignment
+    queue: str
+    priority: int
+    submitted_at: float
+    number: int
+
+
+def insert(connection: Connection, new: Sequence[NewTask], now: float) -> None:
+    """Store new tasks, in order; those with a placement as dispatched.
+
+    Raises:
+        sqlalchemy.exc.IntegrityError: one of the ids is stored already.
+    """
+    if not new:
+        return
+    connection.execute(tasks.insert(), [_row(task, now) for task in new])
+
+
+def _row(new: NewTask, now: float) -> dict[str, Any]:
+    message, placement = new.message, new.placement
+    return {
+        "id": message.id,
+        "task": message.task,
+        "queue": message.queue,
+        "priority": message.priority,
+        "state": "queued" if placement is None else "dispatched",
+        "args": new.args,
+        "kwargs": new.kwargs,
+        "owner": new.owner,
+        "reply_to": new.reply_to,
+        "submitted_at": now,
+        "attempt": 0 if placement is None else 1,
+        "lease": "" if placement is None else placement.lease,
+        "isolation": "none",
+        "crashes": 0,
+        "held": False,
+        "dispatch": 0 if placement is None else placement.number,
+        "dispatched_at": None if placement is None else now,
+    }
+
+
+_CORE = (
+    tasks.c.seq,
+    tasks.c.id,
+    tasks.c.task,
+    tasks.c.queue,
+    tasks.c.priority,
+    tasks.c.owner,
+    tasks.c.reply_to,
+    tasks.c.submitted_at,
+    tasks.c.dispatched_at,
+    tasks.c.finished_at,
+    tasks.c.worker,
+    tasks.c.state,
+    tasks.c.attempt,
+    tasks.c.lease,
+    tasks.c.crashes,
+    tasks.c.isolation,
+    tasks.c.unknown_since,
+    tasks.c.due_at,
+    tasks.c.held,
+    tasks.c.result,
+    tasks.c.error,
+)
+_load = select(*_CORE).where(tasks.c.id.in_(bindparam("ids", expanding=True))).with_for_update()
+CHUNK = 500
+"""Ids in one statement, below every database's limit of parameters."""
+
+
+def load(connection: Connection, ids: Sequence[str]) -> dict[str, StoredTask]:
+    """The stored tasks among `ids`, locked until the end of the transaction."""
+    found: dict[str, StoredTask] = {}
+    for at in range(0, len(ids), CHUNK):
+        for row in connection.execute(_load, {"ids": ids[at : at + CHUNK]}):
+            found[row[1]] = _stored(row)
+    return found
+
+
+def _stored(row: Sequence[Any]) -> StoredTask:
+    (
+        seq, id_, name, queue, priority, owner, reply_to, submitted_at, dispatched_at, finished_at, worker,
+        state, attempt, lease, crashes, isolation, unknown_since, due_at, held, result, error,
+    ) = row  # fmt: skip
+    task = Task(
+        _STATES[state],
+        attempt,
+        lease,
+        crashes,
+        _ISOLATIONS[isolation],
+        unknown_since,
+        due_at,
+        held,
+        NULL if result is None else Raw(result.encode()),
+        None if error is None else _error.decode(error),
+    )
+    return StoredTask(
+        seq, id_, name, queue, priority, owner, reply_to, submitted_at, dispatched_at, finished_at, worker, task
+    )  # fmt: skip
+
+
+_finish = (
+    tasks.update()
+    .where(tasks.c.seq == bindparam("b_seq"), tasks.c.lease == bindparam("b_lease"), tasks.c.state == "dispatched")
+    .values(
+        state=bindparam("state"),
+        result=bindparam("result"),
+        error=bindparam("error"),
+        finished_at=bindparam("finished_at"),
+        worker=bindparam("worker"),
+    )
+)
+_save = (
+    tasks.update()
+    .where(
+        tasks.c.seq == bindparam("b_seq"), tasks.c.lease == bindparam("b_lease"), tasks.c.state == bindparam("b_state")
+    )
+    .values(
+        state=bindparam("state"),
+        attempt=bindparam("attempt"),
+        lease=bindparam("lease"),
+        crashes=bindparam("crashes"),
+        isolation=bindparam("isolation"),
+        unknown_since=bindparam("unknown_since"),
+        due_at=bindparam("due_at"),
+        held=bindparam("held"),
+        result=bindparam("result"),
+        error=bindparam("error"),
+        finished_at=bindparam("finished_at"),
+        worker=bindparam("worker"),
+    )
+)
+
+
+def save(connection: Connection, changes: Iterable[tuple[StoredTask, Task]], now: float) -> None:
+    """Write changed tasks by compare-and-set on lease and state.
+
+    Args:
+        connection: in a transaction that has loaded them.
+        changes: each stored task, and the task as it is to be.
+        now: the time, seconds since the epoch.
+
+    Raises:
+        StoreUnavailable: somebody else changed one of them meanwhile; the transaction is given up.
+    """
+    finished: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
+    for stored, task in changes:
+        was = stored.task
+        terminal = task.state in TERMINAL
+        change: dict[str, Any] = {
+            "b_seq": stored.seq,
+            "b_lease": was.lease,
+            "state": task.state.value,
+            "result": bytes(task.result).decode() if task.state is State.SUCCEEDED else None,
+            "error": None if task.error is None else _encode(task.error).decode(),
+            "finished_at": now if terminal else None,
+            "worker": stored.worker,
+        }
+        if terminal and was.state is State.DISPATCHED and task.crashes == was.crashes:
+            finished.append(change)
+            continue
+        change.update(
+            b_state=was.state.value,
+            attempt=task.attempt,
+            lease=task.lease,
+            crashes=task.crashes,
+            isolation=task.isolation.value,
+            unknown_since=task.unknown_since,
+            due_at=task.due_at,
+            held=task.held,
+        )
+        others.append(change)
+    for statement, rows in ((_finish, finished), (_save, others)):
+        if rows and connection.execute(statement, rows).rowcount != len(rows):
+            raise StoreUnavailable("a task was changed by somebody else in the meantime")
+
+
+_next = (
+    select(
+        tasks.c.seq,
+        tasks.c.id,
+        tasks.c.task,
+        tasks.c.args,
+        tasks.c.kwargs,
+        tasks.c.attempt,
+        tasks.c.isolation,
+        tasks.c.priority,
+        tasks.c.submitted_at,
+    )
+    .where(tasks.c.state == "queued", tasks.c.queue == bindparam("q"))
+    .order_by(tasks.c.priority.desc(), tasks.c.seq)
+    .limit(bindparam("n"))
+    .with_for_update(skip_locked=True)
+)
+_claim = (
+    tasks.update()
+    .where(tasks.c.seq == bindparam("b_seq"))
+    .values(
+        state="dispatched",
+        lease=bindparam("lease"),
+        attempt=bindparam("attempt"),
+        dispatch=bindparam("dispatch"),
+        dispatched_at=bindparam("dispatched_at"),
+    )
+)
+
+
+def claim(connection: Connection, queue: str, placements: Sequence[Placement], now: float) -> list[ClaimedTask]:
+    """Dispatch the next queued tasks of `queue`, by priority, then store order.
+
+    Args:
+        connection: in a transaction.
+        queue: the queue's name.
+        placements: leases and numbers, one for each task that may go; those left over are unused.
+        now: the time, seconds since the epoch.
+    """
+    rows = connection.execute(_next, {"q": queue, "n": len(placements)}).all()
+    if not rows:
+        return []
+    claimed: list[ClaimedTask] = []
+    changes: list[dict[str, Any]] = []
+    for row, placement in zip(rows, placements, strict=False):
+        seq, id_, name, args, kwargs, attempt, isolation, priority, submitted_at = row
+        assignment = Assignment(
+            id_, name, placement.lease, attempt + 1, Raw(args.encode()), Raw(kwargs.encode()), _ISOLATIONS[isolation]
+        )
+        claimed.append(ClaimedTask(assignment, queue, priority, submitted_at, placement.number))
+        changes.append(
+            {
+                "b_seq": seq,
+                "lease": placement.lease,
+                "attempt": attempt + 1,
+                "dispatch": placement.number,
+                "dispatched_at": now,
+            }
+        )
+    connection.execute(_claim, changes)
+    return claimed
+
+
+_in_flight = select(
+    tasks.c.id,
+    tasks.c.task,
+    tasks.c.lease,
+    tasks.c.attempt,
+    tasks.c.args,
+    tasks.c.kwargs,
+    tasks.c.isolation,
+    tasks.c.queue,
+    tasks.c.priority,
+    tasks.c.submitted_at,
+    tasks.c.dispatch,
+).where(tasks.c.state == "dispatched")
+
+
+def dispatched(connection: Connection) -> list[ClaimedTask]:
+    """Every dispatched task, in order of dispatch. Their number is bounded by the windows, and what was held."""
+    return [
+        ClaimedTask(
+            Assignment(
+                row.id, row.task, row.lease, row.attempt, Raw(row.args.encode()), Raw(row.kwargs.encode()),
+                _ISOLATIONS[row.isolation],
+            ),
+            row.queue,
+            row.priority,
+            row.submitted_at,
+            row.dispatch,
+        )
+        for row in connection.execute(_in_flight.order_by(tasks.c.dispatch))
+    ]  # fmt: skip
+
+
+def backlog(connection: Connection) -> dict[str, int]:
+    """How many tasks are queued, for each queue that has any."""
+    rows = connection.execute(
+        select(tasks.c.queue, func.count()).where(tasks.c.state == "queued").group_by(tasks.c.queue)
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+def count_by_state(connection: Connection) -> dict[tuple[str, str], int]:
+    """How many tasks are in each state, by (queue, state). Reads the whole table: for tools, not for the hot path."""
+    rows = connection.execute(select(tasks.c.queue, tasks.c.state, func.count()).group_by(tasks.c.queue, tasks.c.state))
+    return {(row[0], row[1]): row[2] for row in rows}
+
+
+_due = (
+    select(*_CORE)
+    .where(tasks.c.state == "scheduled", tasks.c.due_at <= bindparam("now"))
+    .order_by(tasks.c.due_at)
+    .limit(bindparam("n"))
+    .with_for_update(skip_locked=True)
+)
+
+
+def due(connection: Connection, now: float, limit: int) -> list[StoredTask]:
+    """Up to `limit` scheduled tasks whose time has come, the earliest first."""
+    return [_stored(row) for row in connection.execute(_due, {"now": now, "n": limit})]
+
+
+def next_due(connection: Connection) -> float | None:
+    """When the next scheduled task is due, seconds since the epoch, or None."""
+    when: float | None = connection.execute(
+        select(func.min(tasks.c.due_at)).where(tasks.c.state == "scheduled")
+    ).scalar()
+    return when
+
+
+_point = tasks.update().where(tasks.c.seq == bindparam("b_seq")).values(reply_to=bindparam("reply_to"))
+
+
+def point(connection: Connection, seqs: Sequence[int], reply_to: str) -> None:
+    """Tell the results of these tasks at `reply_to` from now on."""
+    if seqs:
+        connection.execute(_point, [{"b_seq": seq, "reply_to": reply_to} for seq in seqs])
+
+
+def contents(connection: Connection, ids: Sequence[str]) -> Mapping[str, tuple[str, str, str, str, int, str]]:
+    """What was submitted under each of `ids`: (task, args, kwargs, queue, priority, owner)."""
+    found = {}
+    columns = (tasks.c.task, tasks.c.args, tasks.c.kwargs, tasks.c.queue, tasks.c.priority, tasks.c.owner)
+    statement = select(tasks.c.id, *columns).where(tasks.c.id.in_(bindparam("ids", expanding=True)))
+    for at in range(0, len(ids), CHUNK):
+        for row in connection.execute(statement, {"ids": ids[at : at + CHUNK]}):
+            found[row[0]] = tuple(row[1:])
+    return found

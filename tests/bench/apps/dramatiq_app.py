@@ -1,0 +1,25 @@
+"""The Dramatiq broker and actor, for worker and client.
+
+Dramatiq 2.2 declares durable classic queues and has no setting for quorum queues, so it runs with those.
+"""
+
+import dramatiq
+from dramatiq.brokers.rabbitmq import RabbitmqBroker
+from dramatiq.results import Results
+from dramatiq.results.backends import RedisBackend
+
+from tests.bench.site import Site
+
+_site = Site.from_environment()
+
+results = RedisBackend(url=f"{_site.redis_url}/1")
+broker = RabbitmqBroker(url=_site.amqp_url, confirm_delivery=True)
+broker.add_middleware(Results(backend=results))
+dramatiq.set_broker(broker)
+
+
+def _noop() -> None:
+    return None
+
+
+noop = dramatiq.actor(actor_name="noop", store_results=True, queue_name=f"bench-dramatiq-{_site.run}")(_noop)

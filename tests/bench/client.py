@@ -1,0 +1,73 @@
+"""The client side of one workload, in a process of its own: `python -m tests.bench.client SYSTEM WORKLOAD ...`.
+
+It speaks to its parent in lines of JSON on standard output: `begin` when the measured part starts, `end` with the
+figures. The parent answers `begin` with a line on standard input, so that its own counters start at the same moment.
+"""
+
+import argparse
+import sys
+
+import msgspec
+
+from tests.bench.site import Site
+from tests.bench.systems import Burst, Session
+from tests.bench.systems.registry import SYSTEMS
+
+_FIRST_BURST = 100  # tasks of the first, unmeasured burst, which also waits for the services to be up
+_CALIBRATION = 0.5  # seconds that the second unmeasured burst should take
+
+
+class Report(msgspec.Struct):
+    """One line to the parent: `event` is `begin`, `submitted` or `end`; the figures are in the last one."""
+
+    event: str
+    burst: Burst | None = None
+    latencies: list[float] = []
+
+
+def main() -> None:
+    """Run one workload and report it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("system", choices=SYSTEMS)
+    parser.add_argument("workload")
+    parser.add_argument("--n", type=int, default=0, help="tasks; 0: as many as fit in --seconds")
+    parser.add_argument("--seconds", type=float, default=5.0)
+    options = parser.parse_args()
+    session = SYSTEMS[options.system].connect(Site.from_environment())
+    try:
+        if options.workload == "round_trip":
+            _round_trip(session, options.n, options.seconds)
+        else:
+            _burst(session, options.workload, options.n, options.seconds)
+    finally:
+        session.close()
+
+
+def _burst(session: Session, workload: str, n: int, seconds: float) -> None:
+    run = session.bursts[workload]
+    warm = run(_FIRST_BURST)
+    if not n:
+        warm = run(max(_FIRST_BURST, int(_FIRST_BURST * _CALIBRATION / warm.seconds)))
+        warm = run(max(_FIRST_BURST, int(warm.n * _CALIBRATION / warm.seconds)))
+        n = int(warm.n * seconds / warm.seconds)
+    say(Report("begin"))
+    say(Report("end", burst=run(n)))
+
+
+def _round_trip(session: Session, n: int, seconds: float) -> None:
+    warm = session.round_trip(_FIRST_BURST)
+    n = n or int(seconds * _FIRST_BURST / sum(warm[_FIRST_BURST // 2 :]) / 2)
+    say(Report("begin"))
+    say(Report("end", latencies=session.round_trip(n)))
+
+
+def say(report: Report) -> None:
+    """Write one line to the parent and, unless it is the last one, wait for its answer."""
+    sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
+    sys.stdout.flush()
+    if report.event != "end" and not sys.stdin.readline():
+        raise SystemExit("the parent is gone")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""The order of the measurements: the systems take turns, and each turn starts its services anew.
+
+The machine is shared and its speed drifts, so the repetitions of one system are spread over the whole run (A B C D,
+A B C D, ...) and the median is taken. Only the services of one system run at a time.
+"""
+
+import contextlib
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from tests.bench.figures import Repetition, SystemFigures, summarise
+from tests.bench.infrastructure import Broker, delete_queues
+from tests.bench.profiling import Profiler
+from tests.bench.services import BenchError, ClientProcess, Services
+from tests.bench.site import Site
+from tests.bench.systems import System
+from tests.bench.usage import UsageMeter
+
+Say = Callable[[str], None]
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What to measure.
+
+    Args:
+        rounds: repetitions of each workload.
+        seconds: how long one repetition should take.
+        scenarios: the workloads wanted; empty for all.
+    """
+
+    rounds: int
+    seconds: float
+    scenarios: tuple[str, ...]
+
+    def workloads(self, system: System) -> list[str]:
+        """Return the workloads of this system that are wanted."""
+        return [name for name in system.workloads if not self.scenarios or name in self.scenarios]
+
+
+class Rounds:
+    """Measures several systems in turns.
+
+    Args:
+        plan: what to measure.
+        broker: the one broker for all.
+        site: surroundings, without what is one system's own.
+        extra_pids: processes to watch beside the systems' own, by name (broker, Redis).
+        profiler: records flame graphs, or does nothing.
+        step: called after each workload, with a line that says what came out.
+    """
+
+    def __init__(
+        self, plan: Plan, broker: Broker, site: Site, extra_pids: dict[str, int], profiler: Profiler, step: Say
+    ) -> None:
+        self._plan = plan
+        self._broker = broker
+        self._site = site
+        self._extra_pids = extra_pids
+        self._profiler = profiler
+        self._step = step
+        self._sizes: dict[tuple[str, str], int] = {}
+
+    def run(self, systems: Sequence[System]) -> dict[str, SystemFigures]:
+        """Return the figures of each system; one that fails is left out of the rounds that follow."""
+        found: dict[str, dict[str, list[Repetition]]] = {system.name: {} for system in systems}
+        faults: dict[str, str] = {}
+        for number in range(1, self._plan.rounds + 1):
+            for system in systems:
+                if system.name not in faults:
+                    try:
+                        self._turn(system, number, found[system.name])
+                    except BenchError as error:
+                        faults[system.name] = str(error)
+                        self._step(f"{system.label} failed and is left out: {error}")
+        return {
+            system.name: SystemFigures(
+                system.label,
+                system.note,
+                {name: summarise(repetitions) for name, repetitions in found[system.name].items()},
+                faults.get(system.name),
+            )
+            for system in systems
+        }
+
+    def _turn(self, system: System, number: int, found: dict[str, list[Repetition]]) -> None:
+        """Start a system, run its workloads once each, stop it."""
+        site = new_site(system, self._site)
+        try:
+            with Services(site, system.commands(site)) as services:
+                services.start()
+                for workload in self._plan.workloads(system):
+                    repetition = self._repetition(system, workload, site, services)
+                    found.setdefault(workload, []).append(repetition)
+                    self._step(f"round {number}  {system.label:<10} {workload:<10} {_told(repetition)}")
+        finally:
+            if not self._broker.private:
+                delete_queues(site.amqp_url, system.queues(site))
+
+    def _repetition(self, system: System, workload: str, site: Site, services: Services) -> Repetition:
+        size = self._sizes.get((system.name, workload), 0)
+        arguments = [system.name, workload, "--n", str(size), "--seconds", str(self._plan.seconds)]
+        client = ClientProcess(site, arguments)
+        pids = services.pids | {"client": client.pid}
+        meter = UsageMeter(pids | self._extra_pids)
+
+        def on_event(event: str) -> None:
+            if event == "begin":
+                self._profiler.start(f"{system.name}-{workload}", pids)
+                meter.start()
+
+        try:
+            report = client.run(on_event, services.check)
+            usage = meter.stop()
+        finally:
+            self._profiler.stop()
+            client.leave()
+        self._sizes[system.name, workload] = report.burst.n if report.burst else len(report.latencies)
+        return Repetition(report.burst, report.latencies, usage)
+
+
+def new_site(system: System, shared: Site) -> Site:
+    """Return the surroundings for one turn of a system: a run word and a folder of its own."""
+    run = secrets.token_hex(4)
+    folder = Path(shared.folder) / f"{system.name}-{run}"
+    folder.mkdir()
+    return system.site(msgspec.structs.replace(shared, run=run, folder=str(folder)))
+
+
+def _told(repetition: Repetition) -> str:
+    if repetition.burst is not None:
+        return f"{repetition.burst.n / repetition.burst.seconds:>10,.0f} tasks/s"
+    with contextlib.suppress(IndexError):
+        ordered = sorted(repetition.latencies)
+        return f"{ordered[len(ordered) // 2] * 1000:>10.2f} ms"
+    return ""

@@ -1,0 +1,76 @@
+"""Celery 5.7: late acks, confirms, quorum queue, persistent messages and results."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+from tests.bench.site import Site
+from tests.bench.systems import Burst, Command, Session
+from tests.bench.systems.threads import burst_in_threads
+
+_THREADS = 4  # each waits for the confirm of its own message; more only fight over the interpreter lock
+_PATIENCE = 120  # seconds until a missing result counts as a failure
+
+
+class Celery:
+    """Prefork with twice as many processes as cores: each one waits for the confirm of its result."""
+
+    name = "celery"
+    label = "Celery"
+    note = "prefork, acks_late, reject_on_worker_lost, confirms, quorum queue, persistent rpc:// results"
+    needs_redis = False
+    distributions = ("celery", "kombu", "amqp")
+    workloads = ("bulk", "round_trip")
+
+    def site(self, site: Site) -> Site:
+        """Celery has no settings of its own."""
+        return site
+
+    def commands(self, site: Site) -> list[Command]:
+        """Return the worker's command, without the chatter between workers that one worker does not need."""
+        options = "--without-gossip --without-mingle --without-heartbeat --loglevel ERROR --pool prefork".split()
+        processes = ["--concurrency", str(2 * (os.cpu_count() or 1))]
+        argv = [sys.executable, "-m", "celery", "-A", "tests.bench.apps.celery_app", "worker", *options, *processes]
+        return [Command("worker", argv)]
+
+    def connect(self, site: Site) -> Session:
+        """Return a session; Celery connects with the first task."""
+        return _CelerySession()
+
+    def queues(self, site: Site) -> list[str]:
+        """Return the work queue; the queues for delayed tasks have fixed names that others may use."""
+        return [f"bench-celery-{site.run}"]
+
+
+class _CelerySession:
+    def __init__(self) -> None:
+        from celery.result import ResultSet
+
+        from tests.bench.apps.celery_app import app, noop
+
+        self._app, self._noop, self._result_set = app, noop, ResultSet
+
+    @property
+    def bursts(self) -> Mapping[str, Callable[[int], Burst]]:
+        return {"bulk": self._bulk}
+
+    def _bulk(self, n: int) -> Burst:
+        return burst_in_threads(n, _THREADS, self._submit, self._await_results)
+
+    def _submit(self, n: int) -> list[object]:
+        return [self._noop.delay() for _ in range(n)]
+
+    def _await_results(self, handles: list[object]) -> None:
+        self._result_set(handles, app=self._app).join_native(timeout=_PATIENCE)
+
+    def round_trip(self, n: int) -> list[float]:
+        latencies = []
+        for _ in range(n):
+            began = time.perf_counter()
+            self._noop.delay().get(timeout=_PATIENCE)
+            latencies.append(time.perf_counter() - began)
+        return latencies
+
+    def close(self) -> None:
+        self._app.close()

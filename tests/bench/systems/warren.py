@@ -1,0 +1,132 @@
+"""Warren: scheduler and one worker process, SQLite store with `synchronous=FULL`."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from deploy.local.ports import free_port
+from tests.bench.loop import new_runner
+from tests.bench.site import Site
+from tests.bench.systems import Burst, Command, Session
+
+NOOP, NOOP_THREAD = "bench.noop", "bench.noop_thread"
+_SUBMITTERS = 200  # coroutines that submit one by one
+_PATIENCE = 120.0  # seconds until a missing result counts as a failure
+
+
+class Warren:
+    """Every hop durable: submission, bundle and reply in quorum queues, every task in the store.
+
+    Args:
+        commit_delay: seconds added to each commit of the store, as a slower disk would; 0 for none.
+    """
+
+    needs_redis = False
+    distributions = ("warren", "aio-pika", "msgspec", "sqlalchemy", "uvloop")
+
+    def __init__(self, commit_delay: float = 0.0) -> None:
+        self._commit_delay = commit_delay
+        if commit_delay:
+            self.name, self.label = "warren-slow", f"Warren, commits {commit_delay * 1000:g} ms slower"
+            self.workloads = ("bulk", "round_trip")
+        else:
+            self.name, self.label = "warren", "Warren"
+            self.workloads = ("bulk", "single", "threads", "round_trip")
+        self.note = "one worker process, confirms, quorum queues, SQLite with synchronous=FULL, results by reply queue"
+
+    def site(self, site: Site) -> Site:
+        """Return the site with a database, a name space and a metrics port that nobody else has."""
+        return msgspec.structs.replace(site, commit_delay=self._commit_delay, http_port=free_port())
+
+    def commands(self, site: Site) -> list[Command]:
+        """Return the scheduler and one worker."""
+        shared = {"WARREN_AMQP_URL": site.amqp_url, "WARREN_NAMESPACE": _namespace(site), "WARREN_LOG_LEVEL": "warning"}
+        scheduler = shared | {
+            "WARREN_DATABASE_URL": f"sqlite:///{site.file('warren.db')}",
+            "WARREN_STORE_COMMIT_DELAY": str(site.commit_delay),
+            "WARREN_HTTP_PORT": str(site.http_port),
+        }
+        worker = ["tests.bench.apps.warren_tasks", "--queues", "default", "--slots", str(site.slots)]
+        return [
+            Command("scheduler", [sys.executable, "-m", "scheduler_service"], scheduler),
+            Command("worker", [sys.executable, "-m", "worker_service", *worker], shared | {"WARREN_HTTP_PORT": "0"}),
+        ]
+
+    def connect(self, site: Site) -> Session:
+        """Connect an `AsyncClient`."""
+        return WarrenSession(site)
+
+    def queues(self, site: Site) -> list[str]:
+        """Return the durable queues of this run's name space."""
+        return [f"{_namespace(site)}.{name}" for name in ("submit", "reply", "request", "dead", "work.default")]
+
+
+class WarrenSession:
+    """One `AsyncClient` on a loop of its own."""
+
+    def __init__(self, site: Site) -> None:
+        from common import AsyncClient
+
+        self.runner = new_runner()
+        self.client = self.runner.run(self._enter(AsyncClient(site.amqp_url, namespace=_namespace(site))))
+
+    @property
+    def bursts(self) -> Mapping[str, Callable[[int], Burst]]:
+        """Return `submit_many`, one by one from many coroutines, and `submit_many` of plain functions."""
+        return {
+            "bulk": lambda n: self.runner.run(self._bulk(n, NOOP)),
+            "single": lambda n: self.runner.run(self._single(n)),
+            "threads": lambda n: self.runner.run(self._bulk(n, NOOP_THREAD)),
+        }
+
+    @staticmethod
+    async def _enter(client: Any) -> Any:
+        return await client.__aenter__()
+
+    async def _bulk(self, n: int, task: str) -> Burst:
+        from common import call
+
+        began = time.perf_counter()
+        handles = await self.client.submit_many(call(task) for _ in range(n))
+        accepted = time.perf_counter() - began
+        for handle in handles:
+            await handle.result(timeout=_PATIENCE)
+        return Burst(n, time.perf_counter() - began, accepted)
+
+    async def _single(self, n: int) -> Burst:
+        shares = [n // _SUBMITTERS + (index < n % _SUBMITTERS) for index in range(_SUBMITTERS)]
+        began = time.perf_counter()
+        shared = await asyncio.gather(*(self._submit(share) for share in shares))
+        accepted = time.perf_counter() - began
+        for handles in shared:
+            for handle in handles:
+                await handle.result(timeout=_PATIENCE)
+        return Burst(n, time.perf_counter() - began, accepted)
+
+    async def _submit(self, n: int) -> list[Any]:
+        return [await self.client.submit(NOOP) for _ in range(n)]
+
+    def round_trip(self, n: int) -> list[float]:
+        """Submit and await one no-op coroutine task after the other."""
+        return self.runner.run(self._round_trip(n))
+
+    async def _round_trip(self, n: int) -> list[float]:
+        latencies = []
+        for _ in range(n):
+            began = time.perf_counter()
+            await (await self.client.submit(NOOP)).result(timeout=_PATIENCE)
+            latencies.append(time.perf_counter() - began)
+        return latencies
+
+    def close(self) -> None:
+        """Close the client."""
+        self.runner.run(self.client.__aexit__(None, None, None))
+        self.runner.close()
+
+
+def _namespace(site: Site) -> str:
+    return f"bench-{site.run}"

@@ -1,0 +1,86 @@
+"""What the processes of a system cost: memory at its peak, and processor time."""
+
+import contextlib
+import threading
+from collections.abc import Mapping
+
+import msgspec
+import psutil
+
+_INTERVAL = 0.1  # seconds between two looks at the memory
+
+
+class Usage(msgspec.Struct):
+    """One service with its child processes, over one measured part.
+
+    Args:
+        peak_mb: megabytes of resident memory at most, summed over its processes.
+        cpu_seconds: processor time, user and system.
+    """
+
+    peak_mb: float
+    cpu_seconds: float
+
+
+class UsageMeter:
+    """Watches process trees from `start()` to `stop()`, in a thread of its own.
+
+    Args:
+        roots: a process id by the name that its service has in the report.
+    """
+
+    def __init__(self, roots: Mapping[str, int]) -> None:
+        self._roots = roots
+        self._peaks = dict.fromkeys(roots, 0.0)
+        self._began: dict[str, float] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="usage", daemon=True)
+
+    def start(self) -> None:
+        """Note the processor times and begin to watch the memory."""
+        self._began = {name: _cpu_seconds(pid) for name, pid in self._roots.items()}
+        self._look()
+        self._thread.start()
+
+    def stop(self) -> dict[str, Usage]:
+        """Return what each service has used since `start()`."""
+        self._stop.set()
+        self._thread.join()
+        self._look()
+        return {
+            name: Usage(round(self._peaks[name], 1), round(_cpu_seconds(pid) - self._began[name], 3))
+            for name, pid in self._roots.items()
+        }
+
+    def _watch(self) -> None:
+        while not self._stop.wait(_INTERVAL):
+            self._look()
+
+    def _look(self) -> None:
+        for name, pid in self._roots.items():
+            self._peaks[name] = max(self._peaks[name], _resident_mb(pid))
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    try:
+        root = psutil.Process(pid)
+        return [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _resident_mb(pid: int) -> float:
+    total = 0
+    for process in _tree(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended between the two looks
+            total += process.memory_info().rss
+    return total / 1e6
+
+
+def _cpu_seconds(pid: int) -> float:
+    total = 0.0
+    for process in _tree(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
