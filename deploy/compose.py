@@ -1,8 +1,8 @@
 """`make up` and `make down`: Warren, its broker and its monitoring in containers, on this machine.
 
-    python -m deploy.compose up --scale worker=3
-    python -m deploy.compose logs --follow worker
-    python -m deploy.compose down
+python -m deploy.compose up --scale worker=3
+python -m deploy.compose logs --follow worker
+python -m deploy.compose down
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ def main(context: click.Context, project: str, state: Path) -> None:
 @click.option("--timeout", default=300, show_default=True, help="Seconds for all services to become healthy.")
 @click.argument("services", nargs=-1)
 @click.pass_obj
-def up(project: Project, scale: Sequence[str], build: bool, grafana: bool, timeout: int, services: tuple[str, ...]) -> None:
+def up(
+    project: Project, scale: Sequence[str], build: bool, grafana: bool, timeout: int, services: tuple[str, ...]
+) -> None:
     """Make the passwords once, build, start, and wait until every service is healthy."""
     changed = prepare(project.state, os.environ)
     if project.ask("version") is None:

@@ -92,7 +92,7 @@ def prepare(state: State, environ: Mapping[str, str]) -> bool:
     Returns:
         Whether files that running containers have been given are different now.
     """
-    passwords = _passwords(state.env_file)
+    passwords = read_passwords(state)
     state.secrets.mkdir(mode=0o700, parents=True, exist_ok=True)
     state.secrets.chmod(0o700)
     brokers = {role: passwords[variable(role)] for role in Role}
@@ -120,7 +120,7 @@ def write_client_url(state: State, address: str) -> Path:
     Returns:
         The file: for `WARREN_AMQP_URL_FILE`, so that the password appears on no screen and in no process list.
     """
-    password = _passwords(state.env_file)[variable(Role.CLIENT)]
+    password = read_passwords(state)[variable(Role.CLIENT)]
     file = state.secrets / "client_url"
     _write(file, amqp_url(Role.CLIENT, password, address), mode=0o600)
     return file
@@ -131,8 +131,9 @@ def amqp_url(role: Role, password: str, address: str) -> str:
     return f"amqp://{role}:{quote(password, safe='')}@{address}/{VHOST}"
 
 
-def _passwords(file: Path) -> dict[str, str]:
-    """Read the file, after adding what it lacks."""
+def read_passwords(state: State) -> dict[str, str]:
+    """The passwords of `.env` by variable, after adding those that it lacks."""
+    file = state.env_file
     text = file.read_text() if file.exists() else _HEADER
     found = dict(_assignments(text))
     missing = [name for name in (*map(variable, Role), _GRAFANA) if not found.get(name)]

@@ -74,9 +74,7 @@ def permissions(role: Role, user: str, namespace: str = "warren") -> Permissions
             )
         case Role.CLIENT:
             own = f"client[.]{user}[.]{_NONCE}"
-            return Permissions(
-                _within(namespace, own), _within(namespace, "submit|request"), _within(namespace, own)
-            )
+            return Permissions(_within(namespace, own), _within(namespace, "submit|request"), _within(namespace, own))
         case Role.MONITORING:
             return Permissions()
 

@@ -4,6 +4,7 @@ A shell calls what happened (`connected`, `arrived`, `outbox.confirmed`, ...), t
 give it, and comes back at `wake_at`. It makes sure that calls do not overlap.
 """
 
+# ruff: noqa: SLF001 - the core and its handles are one unit
 from __future__ import annotations
 
 import logging
@@ -11,8 +12,9 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import Final
+from typing import Any, Final, TypeVar
 
+from common.client.handles import BaseHandle, Watcher
 from common.client.inquiries import Inquiries
 from common.client.packs import Outbox
 from common.client.waiting import Waiting
@@ -21,6 +23,8 @@ from common.wire import TYPES, Ask, Statuses, Told, decode
 
 FIRST_WAIT: Final = 0.1
 LONGEST_WAIT: Final = 30.0
+
+H = TypeVar("H", bound=BaseHandle[Any])
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +40,7 @@ class ClientCore:
         waiting: handles without an outcome.
         inquiries: questions about the status of tasks.
         closed: no more calls are taken.
+        is_connected: a connection is up.
     """
 
     def __init__(self, publish_timeout: float) -> None:
@@ -43,22 +48,57 @@ class ClientCore:
         self.waiting = Waiting()
         self.inquiries = Inquiries()
         self.closed = False
-        self._is_connected = False
+        self.is_connected = False
         self._trouble = ""
 
     def connected(self, now: float) -> None:
         """A connection is up, and its reply queue is consumed."""
         self._trouble = ""
-        self._is_connected = True
+        self.is_connected = True
         self.waiting.connected(now)
         self.inquiries.connected(now)
 
     def disconnected(self, reason: str) -> None:
         """There is no connection; what was unconfirmed goes out again on the next one."""
         self._trouble = reason
-        self._is_connected = False
+        self.is_connected = False
         self.waiting.disconnected()
         self.outbox.lost_all()
+
+    def claim(self, handle: H, now: float, *, named: bool) -> H:
+        """Wait for the outcome of a task that is about to be submitted.
+
+        Args:
+            handle: a new handle.
+            now: the time.
+            named: the caller chose the id; if there is a handle with it, that one is kept.
+
+        Returns:
+            The handle to be given to the caller.
+        """
+        known = self.waiting.find(handle.id) if named else None
+        if known is None or type(known) is not type(handle):
+            self.waiting.register(handle, now)
+            return handle
+        known._foreign = False
+        known._result_type = handle._result_type
+        return known
+
+    def watch(self, handle: BaseHandle[Any], watcher: Watcher, now: float) -> None:
+        """Call `watcher` once when the outcome is there, which may be at once, or when the client is closed.
+
+        A handle that is not waited for, since it was made by another process before a fork, is asked about.
+        """
+        if handle._outcome is not None or self.closed:
+            watcher(handle)
+            return
+        handle._watch(watcher)
+        known = self.waiting.find(handle.id)
+        if known is None:
+            self.waiting.register(handle, now)
+            self.waiting.ask_now(handle.id)
+        elif known is not handle:
+            handle._follow(known)
 
     def arrived(self, kind: str | None, body: bytes, question: str | None, now: float) -> None:
         """A message has arrived in the reply queue.
@@ -81,7 +121,7 @@ class ClientCore:
 
     def asks(self, now: float) -> Iterator[tuple[str, Ask]]:
         """The questions to be sent now, each with its correlation id."""
-        if not self._is_connected:
+        if not self.is_connected:
             return iter(())
         return chain(self.inquiries.asks(now), self.waiting.asks(now))
 
@@ -92,7 +132,7 @@ class ClientCore:
     def wake_at(self) -> float:
         """When `expire` and `asks` have to be called again at the latest; infinity if nothing is due."""
         due = [self.outbox.deadline()]
-        if self._is_connected:
+        if self.is_connected:
             due += [self.waiting.wake_at(), self.inquiries.wake_at()]
         return min((at for at in due if at is not None), default=math.inf)
 

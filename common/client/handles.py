@@ -68,6 +68,17 @@ class BaseHandle(Generic[R]):
         if self._watchers is not None and watcher in self._watchers:
             self._watchers.remove(watcher)
 
+    def _follow(self, other: BaseHandle[Any]) -> None:
+        """Get the outcome from the handle that is waited for under the same id."""
+
+        def take(_: BaseHandle[Any]) -> None:
+            if other._outcome is None:
+                self._wake()
+            else:
+                self._resolve(other._outcome)
+
+        other._watch(take)
+
     def _value(self) -> R:
         """The result, once the outcome is there.
 
@@ -97,13 +108,17 @@ def is_terminal(state: str) -> bool:
     return state in _TERMINAL
 
 
+def unknown_task(task_id: str) -> UnknownTask:
+    """The exception for a task that the scheduler does not have."""
+    return UnknownTask(
+        f"the scheduler has no task {task_id}: it was never submitted, or removed after its retention", task_id
+    )
+
+
 def task_error(outcome: TaskResult) -> TaskError:
     """The exception for an outcome other than `succeeded`."""
     if outcome.state == UNKNOWN:
-        return UnknownTask(
-            f"the scheduler has no task {outcome.id}: it was never submitted, or removed after its retention",
-            outcome.id,
-        )
+        return unknown_task(outcome.id)
     if outcome.state == State.CANCELLED:
         return TaskCancelled(f"task {outcome.id} was cancelled", outcome.id)
     if outcome.state == State.EXPIRED:

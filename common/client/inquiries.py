@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import count
 
+from common.client.handles import unknown_task
 from common.client.waiting import ANSWER, DOUBT
+from common.errors import ClientClosed
 from common.wire import MAX_PACK_ITEMS, Ask, AskKind, Statuses, TaskStatus
 
 
@@ -42,6 +44,19 @@ class Inquiry:
             self.unknown = True
         self._notify(self)
         return True
+
+    def result(self) -> TaskStatus:
+        """The answer, once the notification has come.
+
+        Raises:
+            UnknownTask: there is no such task.
+            ClientClosed: the wait ended without an answer.
+        """
+        if self.status is not None:
+            return self.status
+        if self.unknown:
+            raise unknown_task(self.task_id)
+        raise ClientClosed(f"the client was closed while it asked about task {self.task_id}")
 
     def wake(self) -> None:
         """End the wait without an answer."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Raw
@@ -18,6 +18,7 @@ from common.wire import (
     EMPTY_ARGS,
     EMPTY_KWARGS,
     TaskMessage,
+    encode,
     json_depth,
 )
 
@@ -71,6 +72,61 @@ def message(call: Call[Any], *, max_bytes: int = MAX_TASK_BYTES) -> TaskMessage:
         Raw(raw_kwargs) if raw_kwargs else EMPTY_KWARGS,
         queue,
         priority,
+    )
+
+
+class Prepared(NamedTuple):
+    """A call that is right and encoded."""
+
+    task_id: str
+    task: bytes
+    result_type: Any
+    named: bool
+    """The caller chose the id, so that a handle with it may exist."""
+
+
+def prepare(call: Call[Any], max_bytes: int = MAX_TASK_BYTES) -> Prepared:
+    """Check and encode `call`; arguments and errors as for `message`."""
+    sent = message(call, max_bytes=max_bytes)
+    task = call.task
+    result_type = task.result_type if isinstance(task, TaskFunction) else Any
+    return Prepared(sent.id, encode(sent), result_type, call.task_id is not None)
+
+
+def prepare_many(calls: Iterable[Call[Any]], first: int, max_bytes: int) -> list[Prepared]:
+    """Check and encode `calls`.
+
+    Args:
+        calls: the calls.
+        first: how many calls of the same `submit_many` have been submitted before.
+        max_bytes: as for `message`.
+
+    Raises:
+        InvalidTask: one of them is wrong; the message says which.
+    """
+    prepared: list[Prepared] = []
+    for call in calls:
+        try:
+            prepared.append(prepare(call, max_bytes))
+        except InvalidTask as error:
+            number = first + len(prepared)
+            raise InvalidTask(
+                f"call {number} (from 0): {error}" + (f"; the first {first} calls were submitted" if first else "")
+            ) from None
+    return prepared
+
+
+def completed(
+    calls: Iterable[Call[Any]], queue: str | None, priority: int | None, task_id: str | None
+) -> Iterator[Call[Any]]:
+    """`calls` with these options where they do not say themselves."""
+    if task_id is not None:
+        raise InvalidTask("one task_id cannot be that of many calls; use call(...).options(task_id=...)")
+    if queue is None and priority is None:
+        return iter(calls)
+    return (
+        call.options(queue=queue if call.queue is None else None, priority=priority if call.priority is None else None)
+        for call in calls
     )
 
 

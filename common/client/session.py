@@ -135,6 +135,7 @@ class Session:
 
     def close(self) -> None:
         """Close in good order; `session_lost` follows when the broker has answered."""
+        self._publishing = None
         if not (self._connection.is_closing or self._connection.is_closed):
             self._connection.close()
 
@@ -279,7 +280,10 @@ def connection_parameters(settings: BrokerSettings, name: str) -> ConnectionPara
         host=parts.hostname or "localhost",
         port=parts.port or (5671 if tls else 5672),
         virtual_host=unquote(parts.path[1:]) or "/",
-        credentials=PlainCredentials(unquote(parts.username or "guest"), unquote(parts.password or "guest")),
+        credentials=PlainCredentials(
+            unquote(parts.username or "guest"),
+            unquote((parts.password or "") if parts.username else "guest"),
+        ),
         heartbeat=settings.heartbeat,
         socket_timeout=settings.connect_timeout,
         stack_timeout=settings.connect_timeout,

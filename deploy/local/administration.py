@@ -11,7 +11,7 @@ _DEPTHS = """
     [{{name, {{resource, _, queue, Name}}}}] = rabbit_amqqueue:info(Queue, [name]),
     {{Ready, Unacked, Consumers}} = case amqqueue:get_type(Queue) of
         rabbit_quorum_queue ->
-            {{ok, {{_, Found}}, _}} = ra:leader_query(amqqueue:get_pid(Queue), fun(State) ->
+            {{ok, {{_, Found}}, _}} = ra:local_query(amqqueue:get_pid(Queue), fun(State) ->
                 {{rabbit_fifo:query_messages_ready(State),
                  rabbit_fifo:query_messages_checked_out(State),
                  rabbit_fifo:query_consumer_count(State)}}

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, bindparam, func, select
 from common.errors import StoreUnavailable
 from common.states import TERMINAL, State, Task
 from common.wire import NULL, Assignment, ErrorInfo, Isolation, TaskMessage
+from scheduler_service.storage.prepared import Prepared
 from scheduler_service.storage.schema import tasks
 
 _encode = msgspec.json.encode
@@ -86,32 +87,39 @@ def insert(connection: Connection, new: Sequence[NewTask], now: float) -> None:
     Raises:
         sqlalchemy.exc.IntegrityError: one of the ids is stored already.
     """
-    if not new:
-        return
-    connection.execute(tasks.insert(), [_row(task, now) for task in new])
+    _insert.run(connection, [_row(task, now) for task in new])
 
 
-def _row(new: NewTask, now: float) -> dict[str, Any]:
+def _row(new: NewTask, now: float) -> tuple[Any, ...]:
     message, placement = new.message, new.placement
-    return {
-        "id": message.id,
-        "task": message.task,
-        "queue": message.queue,
-        "priority": message.priority,
-        "state": "queued" if placement is None else "dispatched",
-        "args": new.args,
-        "kwargs": new.kwargs,
-        "owner": new.owner,
-        "reply_to": new.reply_to,
-        "submitted_at": now,
-        "attempt": 0 if placement is None else 1,
-        "lease": "" if placement is None else placement.lease,
-        "isolation": "none",
-        "crashes": 0,
-        "held": False,
-        "dispatch": 0 if placement is None else placement.number,
-        "dispatched_at": None if placement is None else now,
-    }
+    common = (message.id, message.task, message.queue, message.priority, new.args, new.kwargs, new.owner, new.reply_to)
+    if placement is None:
+        return (*common, now, "queued", 0, "", 0, None, "none", 0, False)
+    return (*common, now, "dispatched", 1, placement.lease, placement.number, now, "none", 0, False)
+
+
+_insert = Prepared(
+    tasks.insert(),
+    (
+        "id",
+        "task",
+        "queue",
+        "priority",
+        "args",
+        "kwargs",
+        "owner",
+        "reply_to",
+        "submitted_at",
+        "state",
+        "attempt",
+        "lease",
+        "dispatch",
+        "dispatched_at",
+        "isolation",
+        "crashes",
+        "held",
+    ),
+)
 
 
 _CORE = (
@@ -173,16 +181,19 @@ def _stored(row: Sequence[Any]) -> StoredTask:
     )  # fmt: skip
 
 
-_finish = (
+_finish = Prepared(
     tasks.update()
-    .where(tasks.c.seq == bindparam("b_seq"), tasks.c.lease == bindparam("b_lease"), tasks.c.state == "dispatched")
+    .where(
+        tasks.c.seq == bindparam("b_seq"), tasks.c.lease == bindparam("b_lease"), tasks.c.state == bindparam("b_state")
+    )
     .values(
         state=bindparam("state"),
         result=bindparam("result"),
         error=bindparam("error"),
         finished_at=bindparam("finished_at"),
         worker=bindparam("worker"),
-    )
+    ),
+    ("state", "result", "error", "finished_at", "worker", "b_seq", "b_lease", "b_state"),
 )
 _save = (
     tasks.update()
@@ -217,37 +228,42 @@ def save(connection: Connection, changes: Iterable[tuple[StoredTask, Task]], now
     Raises:
         StoreUnavailable: somebody else changed one of them meanwhile; the transaction is given up.
     """
-    finished: list[dict[str, Any]] = []
+    finished: list[tuple[Any, ...]] = []
     others: list[dict[str, Any]] = []
     for stored, task in changes:
         was = stored.task
         terminal = task.state in TERMINAL
-        change: dict[str, Any] = {
-            "b_seq": stored.seq,
-            "b_lease": was.lease,
-            "state": task.state.value,
-            "result": bytes(task.result).decode() if task.state is State.SUCCEEDED else None,
-            "error": None if task.error is None else _encode(task.error).decode(),
-            "finished_at": now if terminal else None,
-            "worker": stored.worker,
-        }
-        if terminal and was.state is State.DISPATCHED and task.crashes == was.crashes:
-            finished.append(change)
+        result = bytes(task.result).decode() if task.state is State.SUCCEEDED else None
+        error = None if task.error is None else _encode(task.error).decode()
+        if terminal and task.crashes == was.crashes:
+            finished.append(
+                (task.state.value, result, error, now, stored.worker, stored.seq, was.lease, was.state.value)
+            )
             continue
-        change.update(
-            b_state=was.state.value,
-            attempt=task.attempt,
-            lease=task.lease,
-            crashes=task.crashes,
-            isolation=task.isolation.value,
-            unknown_since=task.unknown_since,
-            due_at=task.due_at,
-            held=task.held,
+        others.append(
+            {
+                "b_seq": stored.seq,
+                "b_lease": was.lease,
+                "b_state": was.state.value,
+                "state": task.state.value,
+                "attempt": task.attempt,
+                "lease": task.lease,
+                "crashes": task.crashes,
+                "isolation": task.isolation.value,
+                "unknown_since": task.unknown_since,
+                "due_at": task.due_at,
+                "held": task.held,
+                "result": result,
+                "error": error,
+                "finished_at": now if terminal else None,
+                "worker": stored.worker,
+            }
         )
-        others.append(change)
-    for statement, rows in ((_finish, finished), (_save, others)):
-        if rows and connection.execute(statement, rows).rowcount != len(rows):
-            raise StoreUnavailable("a task was changed by somebody else in the meantime")
+    touched = _finish.run(connection, finished)
+    if others:
+        touched += connection.execute(_save, others).rowcount
+    if touched != len(finished) + len(others):
+        raise StoreUnavailable("a task was changed by somebody else in the meantime")
 
 
 _next = (
@@ -267,16 +283,17 @@ _next = (
     .limit(bindparam("n"))
     .with_for_update(skip_locked=True)
 )
-_claim = (
+_claim = Prepared(
     tasks.update()
     .where(tasks.c.seq == bindparam("b_seq"))
     .values(
-        state="dispatched",
+        state=bindparam("state"),
         lease=bindparam("lease"),
         attempt=bindparam("attempt"),
         dispatch=bindparam("dispatch"),
         dispatched_at=bindparam("dispatched_at"),
-    )
+    ),
+    ("state", "lease", "attempt", "dispatch", "dispatched_at", "b_seq"),
 )
 
 
@@ -293,23 +310,15 @@ def claim(connection: Connection, queue: str, placements: Sequence[Placement], n
     if not rows:
         return []
     claimed: list[ClaimedTask] = []
-    changes: list[dict[str, Any]] = []
+    changes: list[tuple[Any, ...]] = []
     for row, placement in zip(rows, placements, strict=False):
         seq, id_, name, args, kwargs, attempt, isolation, priority, submitted_at = row
         assignment = Assignment(
             id_, name, placement.lease, attempt + 1, Raw(args.encode()), Raw(kwargs.encode()), _ISOLATIONS[isolation]
         )
         claimed.append(ClaimedTask(assignment, queue, priority, submitted_at, placement.number))
-        changes.append(
-            {
-                "b_seq": seq,
-                "lease": placement.lease,
-                "attempt": attempt + 1,
-                "dispatch": placement.number,
-                "dispatched_at": now,
-            }
-        )
-    connection.execute(_claim, changes)
+        changes.append(("dispatched", placement.lease, attempt + 1, placement.number, now, seq))
+    _claim.run(connection, changes)
     return claimed
 
 

@@ -1,11 +1,13 @@
 """The client side of one workload, in a process of its own: `python -m tests.bench.client SYSTEM WORKLOAD ...`.
 
 It speaks to its parent in lines of JSON on standard output: `begin` when the measured part starts, `end` with the
-figures. The parent answers `begin` with a line on standard input, so that its own counters start at the same moment.
+figures. The parent answers each line with one on standard input, so that its counters cover the measured part only.
 """
 
 import argparse
 import sys
+from collections.abc import Callable
+from typing import Protocol, cast
 
 import msgspec
 
@@ -25,6 +27,16 @@ class Report(msgspec.Struct):
     latencies: list[float] = []
 
 
+class Backlogged(Protocol):
+    """A session that can submit without ever asking for a result."""
+
+    def fill(self, n: int) -> float:
+        """Submit `n` tasks, and return the seconds until the last was accepted."""
+
+    def idle(self, until: Callable[[], None]) -> None:
+        """Stay connected and be told results until `until`, called in a thread, returns."""
+
+
 def main() -> None:
     """Run one workload and report it."""
     parser = argparse.ArgumentParser()
@@ -35,7 +47,9 @@ def main() -> None:
     options = parser.parse_args()
     session = SYSTEMS[options.system].connect(Site.from_environment())
     try:
-        if options.workload == "round_trip":
+        if options.workload == "backlog":
+            _backlog(cast("Backlogged", session), options.n)
+        elif options.workload == "round_trip":
             _round_trip(session, options.n, options.seconds)
         else:
             _burst(session, options.workload, options.n, options.seconds)
@@ -61,11 +75,19 @@ def _round_trip(session: Session, n: int, seconds: float) -> None:
     say(Report("end", latencies=session.round_trip(n)))
 
 
+def _backlog(session: Backlogged, n: int) -> None:
+    """Submit with no worker there; the parent then starts one, and its answer to `submitted` comes after the drain."""
+    say(Report("begin"))
+    seconds = session.fill(n)
+    session.idle(until=lambda: say(Report("submitted", burst=Burst(n, seconds, seconds))))
+    say(Report("end", burst=Burst(n, seconds, seconds)))
+
+
 def say(report: Report) -> None:
-    """Write one line to the parent and, unless it is the last one, wait for its answer."""
+    """Write one line to the parent and wait for its answer."""
     sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
     sys.stdout.flush()
-    if report.event != "end" and not sys.stdin.readline():
+    if not sys.stdin.readline():
         raise SystemExit("the parent is gone")
 
 

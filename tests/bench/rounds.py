@@ -11,13 +11,14 @@ from pathlib import Path
 
 import msgspec
 
+from tests.bench.client import Report
 from tests.bench.figures import Repetition, SystemFigures, summarise
 from tests.bench.infrastructure import Broker, delete_queues
 from tests.bench.profiling import Profiler
 from tests.bench.services import BenchError, ClientProcess, Services
 from tests.bench.site import Site
 from tests.bench.systems import System
-from tests.bench.usage import UsageMeter
+from tests.bench.usage import Usage, UsageMeter
 
 Say = Callable[[str], None]
 
@@ -105,16 +106,19 @@ class Rounds:
         client = ClientProcess(site, arguments)
         pids = services.pids | {"client": client.pid}
         meter = UsageMeter(pids | self._extra_pids)
+        usage: dict[str, Usage] = {}
 
-        def on_event(event: str) -> None:
-            if event == "begin":
+        def on_event(report: Report) -> None:
+            if report.event == "begin":
                 self._profiler.start(f"{system.name}-{workload}", pids)
                 meter.start()
+            else:
+                usage.update(meter.stop())
 
         try:
             report = client.run(on_event, services.check)
-            usage = meter.stop()
         finally:
+            meter.cancel()
             self._profiler.stop()
             client.leave()
         self._sizes[system.name, workload] = report.burst.n if report.burst else len(report.latencies)

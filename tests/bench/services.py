@@ -102,11 +102,11 @@ class ClientProcess:
         """The process id."""
         return self._process.pid
 
-    def run(self, on_event: Callable[[str], None], check: Callable[[], None]) -> Report:
+    def run(self, on_event: Callable[[Report], None], check: Callable[[], None]) -> Report:
         """Follow the client to its end.
 
         Args:
-            on_event: called with each event's name; the client goes on when it returns.
+            on_event: called with each report; the client goes on when it returns.
             check: called about once a second; raises when waiting has become pointless.
         Returns:
             the last report, with the figures.
@@ -116,12 +116,12 @@ class ClientProcess:
         assert self._process.stdin is not None
         while line := self._next_line(check):
             report = msgspec.json.decode(line, type=Report)
-            on_event(report.event)
+            on_event(report)
+            self._process.stdin.write(b"\n")
+            self._process.stdin.flush()
             if report.event == "end":
                 self._finished = True
                 return report
-            self._process.stdin.write(b"\n")
-            self._process.stdin.flush()
         lines = self._log.read_text(errors="replace").splitlines()
         raise BenchError(f"its client ended with {self._process.wait()}:\n" + "\n".join(lines[-15:]))
 

@@ -15,6 +15,7 @@ from tests.bench.systems import Burst, Command, Session
 
 NOOP, NOOP_THREAD = "bench.noop", "bench.noop_thread"
 _SUBMITTERS = 200  # coroutines that submit one by one
+_FILL = 20_000  # tasks of one call while a backlog is made
 _PATIENCE = 120.0  # seconds until a missing result counts as a failure
 
 
@@ -121,6 +122,22 @@ class WarrenSession:
             await (await self.client.submit(NOOP)).result(timeout=_PATIENCE)
             latencies.append(time.perf_counter() - began)
         return latencies
+
+    def fill(self, n: int) -> float:
+        """Submit `n` tasks in calls of 20,000, keeping no handle, and return the seconds until the last confirm."""
+        return self.runner.run(self._fill(n))
+
+    async def _fill(self, n: int) -> float:
+        from common import call
+
+        began = time.perf_counter()
+        for first in range(0, n, _FILL):
+            await self.client.submit_many(call(NOOP) for _ in range(min(_FILL, n - first)))
+        return time.perf_counter() - began
+
+    def idle(self, until: Callable[[], None]) -> None:
+        """Stay connected and be told results until `until`, called in a thread, returns."""
+        self.runner.run(asyncio.to_thread(until))
 
     def close(self) -> None:
         """Close the client."""

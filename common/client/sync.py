@@ -1,0 +1,335 @@
+"""The client for ordinary code: every verb blocks its caller's thread and no other.
+
+Example::
+
+    with Client() as client:
+        handle = client.submit("add", 2, 3)
+        print(handle.id, handle.result(timeout=10))
+"""
+
+# ruff: noqa: SLF001 - client, handles and their watchers are one unit
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections.abc import Coroutine, Iterable, Iterator
+from itertools import islice
+from queue import Empty, SimpleQueue
+from types import TracebackType
+from typing import Any, Final, ParamSpec, Self, TypeVar, overload
+
+from common.client.handles import BaseHandle
+from common.client.inquiries import Inquiry
+from common.client.link import Link
+from common.client.messages import MAX_TASK_BYTES, Prepared, completed, prepare, prepare_many
+from common.client.packs import Pack, Ticket, split
+from common.errors import ClientClosed, ResultTimeout
+from common.settings import ClientSettings, load
+from common.tasks import Call, TaskFunction, check_task_id
+from common.wire import TaskStatus
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+STATUS_TIMEOUT: Final = 30.0
+CHUNK: Final = 10_000
+"""Calls of `submit_many` that are checked before the first of them is sent."""
+WINDOW: Final = 16
+"""Messages of one `submit_many` that wait for their confirm."""
+
+
+class Handle(BaseHandle[R]):
+    """One submitted task. Keep it to be told the outcome; drop it and nothing of it stays in memory."""
+
+    __slots__ = ("_client",)
+
+    def __init__(self, client: Client, task_id: str, result_type: Any, *, foreign: bool = False) -> None:
+        super().__init__(task_id, result_type, foreign=foreign)
+        self._client = client
+
+    def result(self, timeout: float | None = None) -> R:
+        """Wait for the outcome and return the result.
+
+        Args:
+            timeout: seconds to wait; None waits as long as the task takes.
+
+        Raises:
+            TaskFailed: the task failed, with type, message and traceback of the remote error.
+            TaskCancelled, TaskExpired: it ended without having been run to its end.
+            UnknownTask: the scheduler has no such task (only for handles made by `Client.handle`).
+            ResultTimeout: the wait ended; the task goes on.
+            ClientClosed: the client was closed meanwhile.
+        """
+        if self._outcome is None:
+            self._client._wait(self, timeout)
+        return self._value()
+
+    def status(self, timeout: float | None = STATUS_TIMEOUT) -> TaskStatus:
+        """Ask the scheduler how the task is now.
+
+        Args:
+            timeout: seconds to wait for the answer; None waits for ever.
+
+        Raises:
+            UnknownTask, ResultTimeout, ClientClosed: as in `result`.
+        """
+        return self._client._status(self, timeout)
+
+
+class Submitter:
+    """The verbs that submit, with options that hold for each call."""
+
+    def __init__(self, client: Client, queue: str | None, priority: int | None, task_id: str | None) -> None:
+        self._client = client
+        self._queue = queue
+        self._priority = priority
+        self._task_id = task_id
+
+    def options(
+        self, *, queue: str | None = None, priority: int | None = None, task_id: str | None = None
+    ) -> Submitter:
+        """The same verbs with scheduling options, apart from the task function's own arguments.
+
+        Args:
+            queue: where the tasks go; by default as the task function says, else ``default``.
+            priority: 0 (last) to 9 (first); by default as the task function says, else 4.
+            task_id: the id of the one task to be submitted. Submitting the same again with the same id is safe.
+        """
+        return Submitter(
+            self._client,
+            self._queue if queue is None else queue,
+            self._priority if priority is None else priority,
+            self._task_id if task_id is None else task_id,
+        )
+
+    @overload
+    def submit(
+        self, task: TaskFunction[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Handle[T]: ...
+
+    @overload
+    def submit(self, task: TaskFunction[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Handle[T]: ...
+
+    @overload
+    def submit(self, task: str, /, *args: Any, **kwargs: Any) -> Handle[Any]: ...
+
+    def submit(self, task: TaskFunction[..., Any] | str, /, *args: Any, **kwargs: Any) -> Handle[Any]:
+        """Submit one task; returns when the broker has confirmed it. From then on it is not lost.
+
+        Args:
+            task: a task function or its name.
+            args: its arguments, anything that JSON can say.
+            kwargs: its keyword arguments.
+
+        Raises:
+            InvalidTask: it cannot be submitted as it is; nothing was sent.
+            SubmissionRefused: the broker did not take it.
+            SubmissionUnknown: no confirm within `publish_timeout`. Submit it again with ``options(task_id=...)`` and
+                the id in the error: the same id is stored once.
+            ClientClosed: the client is closed.
+        """
+        call = Call[Any](task, args, kwargs, queue=self._queue, priority=self._priority, task_id=self._task_id)
+        return self._client._submit(call)
+
+    def submit_many(self, calls: Iterable[Call[R]]) -> list[Handle[R]]:
+        """Submit many tasks in few messages; returns when all are confirmed.
+
+        Args:
+            calls: what `common.call` makes. They are drawn and checked in chunks of 10,000, and a chunk is sent when
+                all of it is right, so memory stays bounded apart from the handles.
+
+        Raises:
+            InvalidTask: nothing of the call's chunk was sent; the message counts the calls before.
+            SubmissionRefused, SubmissionUnknown, ClientClosed: as in `submit`; `ids` has the id of each call that was
+                drawn, in order.
+        """
+        options = (self._queue, self._priority, self._task_id)
+        return self._client._submit_many(completed(calls, *options))
+
+
+class Client(Submitter):
+    """A client of one namespace on one broker.
+
+    It connects on first use, stays connected, reconnects for ever, and asks again for what it may have missed. It is
+    safe to be used by many threads, to be kept for the life of a process, and across a fork.
+
+    Args:
+        url: ``amqp://`` or ``amqps://`` URL; by default the setting `amqp_url` (see `common.settings`).
+        namespace: the prefix of every name; by default the setting `namespace`.
+        max_task_bytes: bytes of one task's encoded arguments at most; the scheduler has such a limit too.
+        settings: any other of `common.settings.ClientSettings`, such as `publish_timeout` in seconds.
+
+    Raises:
+        SettingsError: with everything that is wrong.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        namespace: str | None = None,
+        max_task_bytes: int = MAX_TASK_BYTES,
+        **settings: Any,
+    ) -> None:
+        super().__init__(self, None, None, None)
+        given = {"amqp_url": url, "namespace": namespace, **settings}
+        loaded = load(ClientSettings, table="client", environ=os.environ, overrides=given)
+        self._max_task_bytes = max_task_bytes
+        self._link = Link(loaded)
+        weakref.finalize(self, self._link.abandon).atexit = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection. Whoever still waits gets `ClientClosed`; the tasks go on."""
+        self._link.close()
+
+    def handle(self, task_id: str) -> Handle[Any]:
+        """A handle for a task that was submitted elsewhere, or earlier.
+
+        Raises:
+            InvalidTask: this is no task id.
+        """
+        check_task_id(task_id)
+        with self._link.use() as core:
+            known = core.waiting.find(task_id)
+            if isinstance(known, Handle):
+                return known
+            handle = Handle[Any](self, task_id, Any, foreign=True)
+            core.waiting.register(handle, time.monotonic())
+            core.waiting.ask_now(task_id)
+        return handle
+
+    def as_completed(self, handles: Iterable[Handle[R]], timeout: float | None = None) -> Iterator[Handle[R]]:
+        """Yield each handle when its outcome is there, in the order in which they come.
+
+        Args:
+            handles: what to wait for.
+            timeout: seconds for all of them together; None waits as long as they take.
+
+        Raises:
+            ResultTimeout: not all came in time; the tasks go on.
+            ClientClosed: the client was closed meanwhile.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        ready: SimpleQueue[BaseHandle[Any]] = SimpleQueue()
+        left = {id(handle): handle for handle in handles}
+        core = None
+        try:
+            while left:
+                if core is not self._link.core:  # at first, and in a child that was forked meanwhile
+                    core = self._link.core
+                    self._watch(left.values(), ready)
+                done = _next(ready, deadline, f"{len(left)} tasks are not finished")
+                handle = left.pop(id(done), None)
+                if handle is not None:
+                    _check_open(handle)
+                    yield handle
+        finally:
+            self._unwatch(left.values(), ready)
+
+    def _submit(self, call: Call[Any]) -> Handle[Any]:
+        prepared = prepare(call, self._max_task_bytes)
+        settled: SimpleQueue[Ticket] = SimpleQueue()
+        ticket = Ticket([prepared.task_id], settled.put)
+        handle = Handle[Any](self, prepared.task_id, prepared.result_type)
+        with self._link.use() as core:
+            now = time.monotonic()
+            handle = core.claim(handle, now, named=prepared.named)
+            core.outbox.add(prepared.task, ticket, now)
+        settled.get()
+        ticket.check()
+        return handle
+
+    def _submit_many(self, calls: Iterator[Call[R]]) -> list[Handle[R]]:
+        handles: list[Handle[R]] = []
+        settled: SimpleQueue[Ticket] = SimpleQueue()
+        ticket = Ticket([], settled.put)
+        try:
+            while not ticket.faults and (chunk := list(islice(calls, CHUNK))):
+                self._send(prepare_many(chunk, len(handles), self._max_task_bytes), ticket, settled, handles)
+        finally:
+            while ticket.left:
+                settled.get()
+        ticket.check()
+        return handles
+
+    def _send(
+        self, chunk: list[Prepared], ticket: Ticket, settled: SimpleQueue[Ticket], handles: list[Handle[R]]
+    ) -> None:
+        ticket.ids += [prepared.task_id for prepared in chunk]
+        at = 0
+        for tasks in split([prepared.task for prepared in chunk]):
+            while ticket.left >= WINDOW:
+                settled.get()
+            if ticket.faults:
+                return
+            pack = Pack(tasks, [ticket])
+            made = [
+                (Handle[R](self, prepared.task_id, prepared.result_type), prepared.named)
+                for prepared in chunk[at : at + len(tasks)]
+            ]
+            at += len(tasks)
+            with self._link.use() as core:
+                now = time.monotonic()
+                handles += [core.claim(handle, now, named=named) for handle, named in made]
+                core.outbox.add_pack(pack, now)
+
+    def _wait(self, handle: Handle[Any], timeout: float | None) -> None:
+        arrived: SimpleQueue[BaseHandle[Any]] = SimpleQueue()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            self._watch((handle,), arrived)
+            _next(arrived, deadline, f"task {handle.id} is not finished")
+        finally:
+            self._unwatch((handle,), arrived)
+        _check_open(handle)
+
+    def _watch(self, handles: Iterable[BaseHandle[Any]], watcher: SimpleQueue[BaseHandle[Any]]) -> None:
+        try:
+            with self._link.use() as core:
+                now = time.monotonic()
+                for handle in handles:
+                    core.watch(handle, watcher.put, now)
+        except ClientClosed:
+            for handle in handles:  # what is there is still given out
+                watcher.put(handle)
+
+    def _unwatch(self, handles: Iterable[BaseHandle[Any]], watcher: SimpleQueue[BaseHandle[Any]]) -> None:
+        with self._link.lock:
+            for handle in handles:
+                handle._unwatch(watcher.put)
+
+    def _status(self, handle: Handle[Any], timeout: float | None) -> TaskStatus:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        answered: SimpleQueue[Inquiry] = SimpleQueue()
+        inquiry = Inquiry(handle.id, ours=not handle._foreign, notify=answered.put)
+        with self._link.use() as core:
+            core.inquiries.add(inquiry, time.monotonic())
+        try:
+            _next(answered, deadline, f"no scheduler has said anything about task {handle.id}")
+        finally:
+            with self._link.lock:
+                self._link.core.inquiries.drop(inquiry)
+        return inquiry.result()
+
+
+def _next(queue: SimpleQueue[T], deadline: float | None, otherwise: str) -> T:
+    """The next item, or `ResultTimeout` at the deadline (monotonic seconds)."""
+    try:
+        return queue.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+    except Empty:
+        raise ResultTimeout(f"the wait is over: {otherwise}") from None
+
+
+def _check_open(handle: BaseHandle[Any]) -> None:
+    if handle._outcome is None:
+        raise ClientClosed(f"the client was closed while task {handle.id} was awaited; the task goes on")

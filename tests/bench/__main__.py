@@ -1,0 +1,151 @@
+"""The command of `make bench`: measures, prints tables, writes `docs/bench.json` and `docs/bench.png`."""
+
+import argparse
+import contextlib
+import datetime
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from tests.bench import infrastructure
+from tests.bench.backlog import BacklogRun
+from tests.bench.figures import Backlog, Results, SystemFigures, ratios
+from tests.bench.picture import draw
+from tests.bench.profiling import Profiler
+from tests.bench.progress import Steps
+from tests.bench.report import print_results
+from tests.bench.rounds import Plan, Rounds
+from tests.bench.services import BenchError
+from tests.bench.site import Site
+from tests.bench.systems import System
+from tests.bench.systems.registry import SYSTEMS
+
+_DOCS = Path(__file__).resolve().parents[2] / "docs"
+_SCENARIOS = ("bulk", "single", "threads", "round_trip", "backlog")
+_FULL, _QUICK = (5, 5.0, 1_000_000, 60.0), (2, 1.5, 50_000, 10.0)  # rounds, seconds, backlog, seconds of its drain
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; returns 1 if a wanted system could not be measured."""
+    options = _parser().parse_args(arguments)
+    rounds, seconds, backlog, drain = _QUICK if options.quick else _FULL
+    rounds, seconds = options.rounds or rounds, options.seconds or seconds
+    backlog = backlog if options.backlog is None else options.backlog
+    plan = Plan(rounds, seconds, tuple(options.scenario))
+    console = Console(width=None if sys.stdout.isatty() else 180)
+    profiler = Profiler(options.profile)
+    if profiler.missing:
+        console.print("py-spy is not installed: no profiles (`pip install py-spy`)")
+    folder = Path(tempfile.mkdtemp(prefix="warren-bench-", dir=options.workdir))
+    try:
+        with contextlib.ExitStack() as stack:
+            (folder / "broker").mkdir()
+            broker = stack.enter_context(infrastructure.broker(folder / "broker", folder / "broker.log"))
+            redis_url, redis_pid, redis_version = stack.enter_context(infrastructure.redis_server(folder))
+            machine = infrastructure.machine(folder, broker.version, redis_version)
+            site = Site(broker.url, redis_url, "", str(folder), options.slots)
+            chosen, skipped = _choose(options.only, redis_url)
+            for figures in skipped.values():
+                console.print(f"{figures.label} is skipped: {figures.skipped}")
+            wants_backlog = backlog > 0 and "warren" in chosen and (not plan.scenarios or "backlog" in plan.scenarios)
+            total = rounds * sum(len(plan.workloads(system)) for system in chosen.values()) + wants_backlog
+            with Steps(console, total) as steps:
+                pids = {name: pid for name, pid in (("broker", broker.pid), ("redis", redis_pid)) if pid}
+                measured = Rounds(plan, broker, site, pids, profiler, steps.step).run(list(chosen.values()))
+                drained = _drain(site, backlog, drain, steps) if wants_backlog else None
+    except BenchError as error:
+        console.print(f"failed: {error}; logs are in {folder}", markup=False)
+        return 1
+    results = Results(
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        quick=options.quick,
+        rounds=rounds,
+        seconds=seconds,
+        slots=options.slots,
+        machine=machine,
+        versions=infrastructure.versions({name for system in SYSTEMS.values() for name in system.distributions}),
+        systems=measured | skipped,
+        backlog=drained,
+        ratios=ratios(measured),
+    )
+    print_results(console, results)
+    _write(results, options.json, options.picture)
+    failed = any(figures.skipped for figures in measured.values()) or (wants_backlog and drained is None)
+    if failed:
+        console.print(f"logs are in {folder}")
+    elif not options.keep:
+        shutil.rmtree(folder)
+    return int(failed)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="about two minutes in all, for a first look")
+    parser.add_argument("--only", type=_words(SYSTEMS), default=list(SYSTEMS), help="systems, separated by commas")
+    parser.add_argument("--scenario", type=_words(_SCENARIOS), default=[], help="workloads, separated by commas")
+    parser.add_argument("--rounds", type=int, help="repetitions of each workload")
+    parser.add_argument("--seconds", type=float, help="length of one repetition")
+    parser.add_argument("--slots", type=int, default=100, help="tasks a worker runs at once (Warren, Taskiq)")
+    parser.add_argument("--backlog", type=int, help="tasks to queue before a worker starts; 0 leaves that out")
+    parser.add_argument("--json", type=Path, default=_DOCS / "bench.json", help="where the figures go")
+    parser.add_argument("--picture", type=Path, default=_DOCS / "bench.png", help="where the picture goes")
+    parser.add_argument("--workdir", type=Path, help="folder on the disk to measure on; default: the temporary one")
+    parser.add_argument("--profile", type=Path, metavar="FOLDER", help="record flame graphs by py-spy there")
+    parser.add_argument("--keep", action="store_true", help="keep logs and data")
+    return parser
+
+
+def _words(known: Collection[str]) -> Callable[[str], list[str]]:
+    """Return a reader of comma-separated words out of `known`."""
+
+    def read(text: str) -> list[str]:
+        words = text.split(",")
+        unknown = [word for word in words if word not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)} (known: {', '.join(known)})")
+        return words
+
+    return read
+
+
+def _choose(names: list[str], redis_url: str) -> tuple[dict[str, System], dict[str, SystemFigures]]:
+    """Return the systems that can be measured, and the others with their reason."""
+    chosen, skipped = {}, {}
+    for name, system in SYSTEMS.items():
+        if name not in names:
+            continue
+        missing = [distribution for distribution in system.distributions if not infrastructure.versions({distribution})]
+        if missing and missing != ["uvloop"]:
+            reason = f"{', '.join(missing)} not installed (`pip install -e .[dev,bench]`)"
+        elif system.needs_redis and not redis_url:
+            reason = "it returns results through Redis, and no valkey-server or redis-server is on the PATH"
+        else:
+            chosen[name] = system
+            continue
+        skipped[name] = SystemFigures(system.label, system.note, skipped=reason)
+    return chosen, skipped
+
+
+def _drain(site: Site, tasks: int, seconds: float, steps: Steps) -> Backlog | None:
+    try:
+        backlog = BacklogRun(site, tasks, seconds).run()
+    except BenchError as error:
+        steps.step(f"backlog failed: {error}")
+        return None
+    steps.step(f"backlog of {tasks:,}: {backlog.rate:,.0f} tasks/s, scheduler {backlog.scheduler_peak_mb:,.0f} MB")
+    return backlog
+
+
+def _write(results: Results, file: Path, picture: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=2) + b"\n")
+    draw(results, picture)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""What the worker has in its hands: delivered bundles, the attempts in them, and the leases they make it hold."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Final, Protocol
+
+from common.wire import Assignment
+from worker_service.handlers import Handler
+
+REMEMBERED: Final = 10_000
+"""How many answered leases are remembered, so that a second copy of one is not run again."""
+
+
+class Settleable(Protocol):
+    """A delivery, as far as this module needs to know it (`common.broker.Delivery`)."""
+
+    async def ack(self) -> bool:
+        """Settle it."""
+
+
+class DeliveredBundle:
+    """One delivery, acked once everything in it has been answered.
+
+    Attributes:
+        queue: the queue it came from.
+        open: how much in it has not been answered.
+    """
+
+    __slots__ = ("delivery", "open", "queue")
+
+    def __init__(self, delivery: Settleable, queue: str) -> None:
+        self.delivery = delivery
+        self.queue = queue
+        self.open = 0
+
+
+class Attempt:
+    """One dispatch of one task, in this worker.
+
+    Attributes:
+        assignment: the message.
+        bundle: the delivery it came in.
+        arrived: when, by the event loop's clock.
+        started: when it was given to a runtime; 0 before.
+        handler: what runs it; set when it is accepted.
+        held: its delivery has been given up, it goes on running.
+    """
+
+    __slots__ = ("arrived", "assignment", "bundle", "handler", "held", "started")
+
+    handler: Handler
+
+    def __init__(self, assignment: Assignment, bundle: DeliveredBundle, arrived: float) -> None:
+        self.assignment = assignment
+        self.bundle = bundle
+        self.arrived = arrived
+        self.started = 0.0
+        self.held = False
+
+
+class Leases:
+    """The leases that this worker holds: from the decoding of their bundle until their outcome is confirmed."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Attempt] = {}
+        self._answered: set[str] = set()
+        self._order: deque[str] = deque()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __iter__(self) -> Iterator[Attempt]:
+        return iter(list(self._held.values()))
+
+    def knows(self, lease: str) -> bool:
+        """Whether it is held, or was answered not long ago: then a second copy of it must not run."""
+        return lease in self._held or lease in self._answered
+
+    def hold(self, attempt: Attempt) -> None:
+        """List the lease in the beats from now on."""
+        self._held[attempt.assignment.lease] = attempt
+
+    def answered(self, attempt: Attempt) -> None:
+        """Its outcome is confirmed."""
+        lease = attempt.assignment.lease
+        # A redelivered copy of a lease that still runs here is answered too, and must not end the one that runs.
+        if self._held.get(lease) is attempt:
+            del self._held[lease]
+        if lease not in self._answered:
+            self._answered.add(lease)
+            self._order.append(lease)
+            if len(self._order) > REMEMBERED:
+                self._answered.discard(self._order.popleft())
+
+    def split(self) -> tuple[list[str], list[str]]:
+        """The leases that have started, and those that have not."""
+        running: list[str] = []
+        waiting: list[str] = []
+        for lease, attempt in self._held.items():
+            (running if attempt.started else waiting).append(lease)
+        return running, waiting

@@ -1,0 +1,157 @@
+"""Outcomes: what a task function returned or raised, as bounded JSON and text."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from msgspec import Raw
+
+from common.wire import Assignment, ErrorInfo, ErrorKind, Outcome, OutcomeKind, ReturnReason
+from worker_service.arguments import BadArguments, check_depth
+
+MAX_MESSAGE_BYTES: Final = 8 * 1024
+MAX_TRACEBACK_BYTES: Final = 32 * 1024
+_MAX_FRAMES: Final = 50
+_encode = msgspec.json.Encoder().encode
+
+
+class Limits(NamedTuple):
+    """Bounds on what a message or a task function may contain.
+
+    Attributes:
+        result_bytes: the largest result, as JSON.
+        depth: how deep arrays and objects may nest in arguments and results.
+    """
+
+    result_bytes: int
+    depth: int
+
+
+class BadResult(Exception):  # noqa: N818 - becomes the error's type as users see it
+    """The result cannot be sent; the text says why."""
+
+
+def succeeded(assignment: Assignment, value: Any, seconds: float, limits: Limits) -> Outcome:
+    """The outcome of a task function that returned `value`; a failure when `value` cannot be sent.
+
+    Args:
+        assignment: the attempt.
+        value: what was returned.
+        seconds: the run time.
+        limits: bounds on the result.
+    """
+    try:
+        result = encode_result(value, limits)
+    except BadResult as error:
+        return failed(assignment, ErrorKind.BAD_RESULT, error, seconds, with_traceback=False)
+    return Outcome(
+        assignment.id,
+        assignment.lease,
+        assignment.attempt,
+        OutcomeKind.SUCCEEDED,
+        Raw(result),
+        run_seconds=seconds,
+    )
+
+
+def encode_result(value: Any, limits: Limits) -> bytes:
+    """`value` as JSON.
+
+    Raises:
+        BadResult: not JSON, too large, nested too deep, or with a NaN or infinity in it.
+    """
+    try:
+        result = _encode(value)
+        if b"null" in result and value is not None:
+            _refuse_nan(value)
+    except RecursionError:
+        raise BadResult("the result is nested too deep, or contains itself") from None
+    except Exception as error:
+        # Anything: the value's own code may run while it is encoded.
+        raise BadResult(f"the result is not JSON: {_text(error)}") from None
+    if len(result) > limits.result_bytes:
+        raise BadResult(f"the result has {len(result)} bytes as JSON, more than {limits.result_bytes}")
+    try:
+        check_depth(result, limits.depth)
+    except BadArguments as error:
+        raise BadResult(f"the result is {error}") from None
+    return result
+
+
+def failed(
+    assignment: Assignment, kind: ErrorKind, error: BaseException, seconds: float, *, with_traceback: bool = True
+) -> Outcome:
+    """The outcome of an attempt that failed with `error`.
+
+    Args:
+        assignment: the attempt.
+        kind: why.
+        error: its class's name, text and traceback are sent, in bounds.
+        seconds: the run time.
+        with_traceback: False where the traceback would show only our own code.
+    """
+    trace = _format(error) if with_traceback else ""
+    return failure(assignment, kind, type(error).__qualname__, _text(error), trace, seconds)
+
+
+def failure(
+    assignment: Assignment, kind: ErrorKind, type_name: str, message: str, trace: str = "", seconds: float = 0.0
+) -> Outcome:
+    """The outcome of an attempt that failed, from texts of any size and content."""
+    info = ErrorInfo(kind, safe(type_name, 256), safe(message, MAX_MESSAGE_BYTES), safe(trace, MAX_TRACEBACK_BYTES))
+    return Outcome(
+        assignment.id, assignment.lease, assignment.attempt, OutcomeKind.FAILED, error=info, run_seconds=seconds
+    )
+
+
+def returned(assignment: Assignment, reason: ReturnReason) -> Outcome:
+    """The outcome of a lease that this worker does not run."""
+    return Outcome(assignment.id, assignment.lease, assignment.attempt, OutcomeKind.RETURNED, reason=reason)
+
+
+def held(assignment: Assignment) -> Outcome:
+    """Says that the attempt goes on, and its delivery is acked."""
+    return Outcome(assignment.id, assignment.lease, assignment.attempt, OutcomeKind.HELD)
+
+
+def safe(text: str, limit: int) -> str:
+    """`text` as something that JSON, UTF-8 and any database can hold, within `limit` bytes of UTF-8.
+
+    The middle is cut out: the beginning says what it is, the end of a traceback where it happened.
+    """
+    if len(text) > limit:
+        text = f"{text[: limit // 2]}\n... cut ...\n{text[-limit // 2 :]}"
+    data = text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace")
+    if len(data) > limit:
+        mark = b"\n... cut ...\n"
+        half = (limit - len(mark)) // 2
+        data = data[:half] + mark + data[-half:]
+    return data.decode("utf-8", "ignore")
+
+
+def _refuse_nan(value: Any) -> None:
+    """msgspec writes NaN and the infinities as null, which would be a wrong result and not an error."""
+    json.dumps(msgspec.to_builtins(value, str_keys=True), allow_nan=False)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - the exception's own code
+        return "(its text cannot be made)"
+
+
+def _format(error: BaseException) -> str:
+    """The traceback without our own frame, its last frames if there are many."""
+    trace = error.__traceback__
+    try:
+        return "".join(
+            traceback.format_exception(
+                type(error), error, trace.tb_next if trace is not None else None, limit=-_MAX_FRAMES
+            )
+        )
+    except Exception:  # noqa: BLE001 - the exception's own code
+        return ""

@@ -1,0 +1,29 @@
+"""Where attempts run: in an event loop of their own, in threads, or each in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from common.wire import Outcome
+from worker_service.attempts import Attempt
+
+Done = tuple[Attempt, Outcome]
+Finished = Callable[[Sequence[Done]], None]
+"""Told, in the main event loop, which attempts have ended and how."""
+
+
+class Runtime(Protocol):
+    """One way of running attempts."""
+
+    async def start(self) -> None:
+        """Be ready to run."""
+
+    def run(self, attempts: Sequence[Attempt]) -> None:
+        """Start `attempts`; each has a slot. Returns at once; `Finished` hears of each exactly once."""
+
+    async def stop(self) -> None:
+        """Abandon what still runs; `Finished` hears nothing more."""
+
+
+__all__ = ["Done", "Finished", "Runtime"]

@@ -1,0 +1,126 @@
+"""Coroutine functions, in an event loop of their own in a thread of its own.
+
+Apart from the loop that talks to the broker: a handler that blocks its loop stops the other coroutine handlers, but
+neither heartbeats nor beats, replies or health.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Sequence
+
+from common.lifecycle import loop_factory
+from worker_service.attempts import Attempt
+from worker_service.pipeline import run_coroutine
+from worker_service.results import Limits
+from worker_service.runtimes import Finished
+from worker_service.runtimes.handover import Handover
+
+_STOP_SECONDS = 2.0
+_log = logging.getLogger(__name__)
+
+
+class CoroutineRuntime:
+    """Runs attempts as tasks of one event loop.
+
+    Args:
+        limits: bounds on arguments and results.
+        finished: told of what has ended, in the loop that called `start`.
+    """
+
+    def __init__(self, limits: Limits, finished: Finished) -> None:
+        self._limits = limits
+        self._finished = finished
+        self._tasks: dict[Attempt, asyncio.Task[None]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+        self._probed = 0.0
+        self._lag = 0.0
+
+    async def start(self) -> None:
+        """Start the thread and its loop."""
+        if self._thread is not None:
+            return
+        self._handover = Handover(asyncio.get_running_loop(), self._finished)
+        factory = loop_factory() or asyncio.new_event_loop
+        self._loop = factory()
+        self._thread = threading.Thread(target=self._serve, args=(self._loop,), name="coroutines", daemon=True)
+        self._thread.start()
+
+    def run(self, attempts: Sequence[Attempt]) -> None:
+        """See `Runtime.run`."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._begin, attempts)
+
+    def probe(self) -> None:
+        """Measure how late the loop is; `lag` tells. Call it now and then."""
+        if self._loop is not None and not self._probed and not self._stopping:
+            self._probed = time.monotonic()
+            self._loop.call_soon_threadsafe(self._answer_probe)
+
+    @property
+    def lag(self) -> float:
+        """Seconds by which the loop ran the last probe late, or by which it is late now."""
+        probed = self._probed
+        return max(self._lag, time.monotonic() - probed) if probed else self._lag
+
+    async def stop(self) -> None:
+        """Cancel what still runs; give up on a loop that is blocked for more than 2 s."""
+        thread, self._thread = self._thread, None
+        if thread is None or self._loop is None:
+            return
+        self._stopping = True
+        self._handover.close()
+        self._loop.call_soon_threadsafe(self._cancel_all)
+        await asyncio.get_running_loop().run_in_executor(None, thread.join, _STOP_SECONDS)
+        if thread.is_alive():
+            _log.error("a coroutine function blocks its event loop, it is abandoned")
+
+    def _begin(self, attempts: Sequence[Attempt]) -> None:
+        loop = self._loop
+        assert loop is not None
+        for attempt in attempts:
+            # The loop itself keeps only weak references to tasks.
+            self._tasks[attempt] = loop.create_task(self._one(attempt))
+
+    async def _one(self, attempt: Attempt) -> None:
+        outcome = await run_coroutine(attempt.assignment, attempt.handler, self._limits)
+        del self._tasks[attempt]
+        self._handover.put(attempt, outcome)
+
+    def _answer_probe(self) -> None:
+        self._lag = time.monotonic() - self._probed
+        self._probed = 0.0
+
+    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            while not self._stopping:
+                try:
+                    loop.run_forever()
+                except (SystemExit, KeyboardInterrupt) as error:
+                    # From a task that a handler left behind; a handler's own is caught as its outcome.
+                    _log.error("a background task of a task function raised %s", type(error).__name__)
+            loop.run_until_complete(self._finish())
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+
+    def _cancel_all(self) -> None:
+        loop = self._loop
+        assert loop is not None
+        loop.stop()
+
+    async def _finish(self) -> None:
+        """Cancel every task of the loop, also those that handlers left behind, and give them a moment."""
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_STOP_SECONDS / 2)
+        loop = asyncio.get_running_loop()
+        await loop.shutdown_asyncgens()

@@ -1,0 +1,53 @@
+"""The worker's settings; see `common.settings` for where they come from."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from common.settings import CommonSettings, Port, Seconds
+from common.wire import DEFAULT_QUEUE, QueueName
+
+
+class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
+    """Settings of a worker; table ``[worker]``.
+
+    Attributes:
+        modules: the modules with the task functions, by their import names.
+        queues: the queues to serve.
+        slots: how many tasks run at a time.
+        name: shown in the worker's id in place of the host's name; None for the host's name.
+        drain_timeout: seconds that running tasks have to finish after SIGTERM.
+        hold_after: seconds after which a running task's delivery is acked (`held`). Half of the broker's consumer
+            timeout at most (30 minutes by default), or the broker takes the delivery back.
+        queue_patience: seconds that a task waits for a slot here before another worker may have it.
+        beat_interval: seconds between two beats.
+        max_result_bytes: the largest result, as JSON; also the largest that the broker has to take.
+        max_depth: how deep arrays and objects may nest in arguments and results.
+        child_environment: names of further environment variables for the processes of suspects. They get only the
+            usual ones (PATH, HOME, LANG, PYTHONPATH, ...), so that no secret reaches them unasked.
+    """
+
+    http_port: Port = 9465
+    modules: list[str] = []
+    queues: Annotated[list[QueueName], Meta(min_length=1, max_length=64)] = [DEFAULT_QUEUE]
+    slots: Annotated[int, Meta(ge=1, le=10_000)] = 50
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,32}$")] | None = None
+    drain_timeout: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
+    hold_after: Seconds = 900.0
+    queue_patience: Seconds = 0.1
+    beat_interval: Annotated[float, Meta(ge=0.1, le=5.0)] = 1.0
+    max_result_bytes: Annotated[int, Meta(ge=1024, le=14 * 1024 * 1024)] = 1024 * 1024
+    max_depth: Annotated[int, Meta(ge=1, le=100)] = 32
+    child_environment: list[str] = []
+
+    def faults(self) -> list[str]:
+        """Besides the common ones: no modules, a module or queue that is named twice."""
+        faults = super().faults()
+        if not self.modules:
+            faults.append("modules is empty: name the modules with your task functions, `warren worker myapp.tasks`")
+        for field, names in (("modules", self.modules), ("queues", self.queues)):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            faults += [f"{field} names {name!r} twice" for name in twice]
+        return faults
