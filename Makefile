@@ -23,7 +23,7 @@ test: $(DEV) ## Run the whole test suite against a real broker, which is set up 
 	$(BIN)/pytest
 
 test-docker: $(DEV) ## Run the integration and system tests against RabbitMQ 4.3 in a container
-	$(BIN)/python -m deploy.local.container $(BIN)/pytest tests/integration tests/system
+	$(BIN)/python -m deploy.local.in_container $(BIN)/pytest tests/integration tests/system
 
 demo: $(DEV) ## Count the words of Python's standard library on two workers, killing one half-way
 	$(BIN)/python -m deploy.demo

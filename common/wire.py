@@ -47,6 +47,8 @@ class ErrorKind(StrEnum):
     """The process that ran it died, as often as is allowed."""
     UNKNOWN_FUNCTION = "unknown_function"
     """No worker knew the function during the grace time."""
+    REFUSED = "refused"
+    """The scheduler does not take it: too large, nested too deep, or one queue too many."""
 
 
 class OutcomeKind(StrEnum):

@@ -95,7 +95,6 @@ class Scheduler:
             apply=collector.apply,
             freed=dispatcher.wake,
             interval=settings.rescue_interval,
-            dead_after=settings.dead_after,
             telemetry=telemetry,
             report=service.report,
         )

@@ -212,11 +212,9 @@ class Dispatcher:
         for queue, placements in wanted.items():
             taken = claimed[queue]
             self._flights.release(queue, placements[len(taken) :])
-            self._backlog[queue] = max(0, self._backlog[queue] - len(taken))
-            if len(taken) < len(placements):
-                log.debug("the backlog was smaller than counted", extra={"queue": queue})
-                self._backlog[queue] = 0
-            if not self._backlog[queue]:
+            # Those that were wanted and not found are not there: somebody else took them.
+            self._backlog[queue] -= len(placements)
+            if self._backlog[queue] <= 0:
                 del self._backlog[queue]
             self.send(taken)
         return True

@@ -18,14 +18,14 @@ from sqlalchemy.exc import IntegrityError
 from common.broker import BatchConsumer, Connection, Delivery
 from common.errors import StoreRefused
 from common.failpoints import reached
-from common.states import TERMINAL
+from common.states import TERMINAL, State
 from common.telemetry import Telemetry
 from common.topology import Topology
 from common.wire import Assignment, TaskResult
 from scheduler_service import operations
 from scheduler_service.events import Parked, Submitted
 from scheduler_service.operations import Accepted, result_of
-from scheduler_service.reception import Limits, read
+from scheduler_service.reception import Limits, Refusal, read, refuse
 from scheduler_service.storage.parked import ParkedMessage
 from scheduler_service.storage.store import Store
 from scheduler_service.storage.tasks import ClaimedTask, NewTask, Placement
@@ -108,28 +108,20 @@ class Intake:
 
     async def _handle(self, deliveries: list[Delivery]) -> None:
         new, refused = read(deliveries, self._topology, self._limits)
-        new, strange = self._admitted(new)
-        await self._store_all(new, refused + strange)
+        new = [self._admitted(task, refused) for task in new]
+        await self._store_all(new, refused)
         await reached("intake.before_ack")
 
-    def _admitted(self, new: list[NewTask]) -> tuple[list[NewTask], list[ParkedMessage]]:
-        queues = {task.message.queue for task in new}
-        closed = {queue for queue in queues if not self._dispatcher.admits(queue)}
-        if not closed:
-            return new, []
-        strange = [
-            ParkedMessage(
-                "submit",
-                "too_many_queues",
-                f"the queue {task.message.queue!r} does not exist and no more may be made (max_queues)",
-                f'{{"task":"{task.message.task}","args":{task.args},"kwargs":{task.kwargs}}}'.encode(),
-                task.owner,
-                {"id": task.message.id},
-            )
-            for task in new
-            if task.message.queue in closed
-        ]
-        return [task for task in new if task.message.queue not in closed], strange
+    def _admitted(self, task: NewTask, refused: list[ParkedMessage]) -> NewTask:
+        message = task.message
+        if task.refusal is not None or self._dispatcher.admits(message.queue):
+            return task
+        refusal = Refusal(
+            "too_many_queues", f"the queue {message.queue!r} does not exist and no more may be made (max_queues)"
+        )
+        failed, parked = refuse(message, task.owner, task.reply_to, refusal)
+        refused.append(parked)
+        return failed
 
     async def _store_all(self, new: list[NewTask], refused: list[ParkedMessage]) -> None:
         try:
@@ -140,8 +132,11 @@ class Intake:
                 middle = len(new) // 2
                 await self._store_all(new[:middle], refused)
                 await self._store_all(new[middle:], [])
-            elif new:
-                await self._store_all([], [*refused, _unstorable(new[0], error)])
+            elif new and new[0].refusal is None:
+                failed, parked = refuse(
+                    new[0].message, new[0].owner, new[0].reply_to, Refusal("unstorable", str(error))
+                )
+                await self._store_all([failed], [*refused, parked])
             else:
                 raise
 
@@ -167,7 +162,8 @@ class Intake:
         by_queue: dict[str, list[NewTask]] = defaultdict(list)
         for task in new:
             task.placement = None
-            by_queue[task.message.queue].append(task)
+            if task.refusal is None:
+                by_queue[task.message.queue].append(task)
         for queue, tasks in by_queue.items():
             placements = self._dispatcher.place(queue, len(tasks))
             if len(placements) < len(tasks):
@@ -190,13 +186,19 @@ class Intake:
             for task in new:
                 if id(task) not in kept and task.placement is not None:
                     self._dispatcher.unplace(task.message.queue, [task.placement])
-        queued = Counter(task.message.queue for task in accepted.stored if task.placement is None)
+        queued = Counter(
+            task.message.queue for task in accepted.stored if task.placement is None and task.refusal is None
+        )
         for queue, count in queued.items():
             self._dispatcher.queued(queue, count)
         self._dispatcher.send([_claimed(task, now) for task in accepted.stored if task.placement is not None])
         for stored in accepted.known:
             if stored.reply_to is not None and stored.task.state in TERMINAL:
                 self._tell(stored.reply_to, [result_of(stored, stored.task)])
+        for task in accepted.stored:
+            if task.refusal is not None and task.reply_to is not None:
+                result = TaskResult(task.message.id, State.FAILED.value, error=task.refusal)
+                self._tell(task.reply_to, [result])
         by_queue = Counter(task.message.queue for task in accepted.stored)
         self._telemetry.emit(Submitted(len(new), by_queue, len(accepted.known)))
         reasons = Counter(message.reason for message in refused)
@@ -211,8 +213,3 @@ def _claimed(task: NewTask, now: float) -> ClaimedTask:
     assert placement is not None
     assignment = Assignment(message.id, message.task, placement.lease, 1, message.args, message.kwargs)
     return ClaimedTask(assignment, message.queue, message.priority, now, placement.number)
-
-
-def _unstorable(task: NewTask, error: StoreRefused) -> ParkedMessage:
-    payload = f'{{"task":"{task.message.task}","args":{task.args},"kwargs":{task.kwargs}}}'.encode()
-    return ParkedMessage("submit", "unstorable", str(error), payload, task.owner, {"id": task.message.id})

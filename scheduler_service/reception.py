@@ -12,7 +12,17 @@ from msgspec import Raw, Struct
 from common.broker import Delivery
 from common.errors import WireError
 from common.topology import Topology
-from common.wire import RawSubmission, Submission, TaskMessage, check_type, decode, json_depth
+from common.wire import (
+    ErrorInfo,
+    ErrorKind,
+    RawSubmission,
+    Submission,
+    TaskMessage,
+    check_type,
+    decode,
+    encode,
+    json_depth,
+)
 from scheduler_service.storage.parked import ParkedMessage
 from scheduler_service.storage.tasks import NewTask
 
@@ -56,15 +66,30 @@ def read(
         except Refusal as refusal:
             refused.append(parked_message("submit", delivery, refusal.reason, str(refusal)))
             continue
-        for task in submission:
+        for each in submission:
             try:
-                taken.append(_checked(task, owner, reply_to, limits))
+                task = decode(TaskMessage, each) if isinstance(each, Raw) else each
+            except WireError as error:
+                message = parked_message("submit", delivery, "undecodable", str(error))
+                message.payload = bytes(each) if isinstance(each, Raw) else delivery.body
+                refused.append(message)
+                continue
+            try:
+                args, kwargs = _checked(task, limits)
+                taken.append(NewTask(task, args, kwargs, owner, reply_to))
             except Refusal as refusal:
-                payload = bytes(task) if isinstance(task, Raw) else delivery.body
-                message = parked_message("submit", delivery, refusal.reason, str(refusal))
-                message.payload = payload
+                failed, message = refuse(task, owner, reply_to, refusal)
+                taken.append(failed)
                 refused.append(message)
     return taken, refused
+
+
+def refuse(task: TaskMessage, owner: str, reply_to: str | None, refusal: Refusal) -> tuple[NewTask, ParkedMessage]:
+    """A task that can be read but is not taken: it fails, so that its owner is told, and what came is parked."""
+    error = ErrorInfo(ErrorKind.REFUSED, "Refused", str(refusal))
+    headers = {"id": task.id, "task": task.task, "queue": task.queue}
+    parked = ParkedMessage("submit", refusal.reason, str(refusal), encode(task), owner, headers)
+    return NewTask(task, "[]", "{}", owner, reply_to, refusal=error), parked
 
 
 def parked_message(origin: str, delivery: Delivery, reason: str, detail: str) -> ParkedMessage:
@@ -125,12 +150,7 @@ def _submission(delivery: Delivery, limits: Limits) -> Sequence[TaskMessage | Ra
         raise Refusal("undecodable", str(error)) from None
 
 
-def _checked(task: TaskMessage | Raw, owner: str, reply_to: str | None, limits: Limits) -> NewTask:
-    if isinstance(task, Raw):
-        try:
-            task = decode(TaskMessage, task)
-        except WireError as error:
-            raise Refusal("undecodable", str(error)) from None
+def _checked(task: TaskMessage, limits: Limits) -> tuple[str, str]:
     args, kwargs = bytes(task.args), bytes(task.kwargs)
     size = len(args) + len(kwargs)
     if size > limits.task_bytes:
@@ -140,6 +160,6 @@ def _checked(task: TaskMessage | Raw, owner: str, reply_to: str | None, limits: 
     if size > 2 * limits.depth and max(json_depth(args), json_depth(kwargs)) > limits.depth:
         raise Refusal("too_deep", f"arguments nest deeper than {limits.depth}")
     try:
-        return NewTask(task, args.decode(), kwargs.decode(), owner, reply_to)
+        return args.decode(), kwargs.decode()
     except UnicodeDecodeError as error:
         raise Refusal("undecodable", f"arguments are not UTF-8: {error}") from None

@@ -65,7 +65,6 @@ class Rescuer:
         apply: applies reports (the collector's).
         freed: called when workers died: windows have changed.
         interval: seconds between two searches for missing dispatches.
-        dead_after: seconds of silence after which a worker counts as dead.
         telemetry: where `Lost` goes.
         report: told when the loop dies.
     """
@@ -81,7 +80,6 @@ class Rescuer:
         apply: Apply,
         freed: Callable[[], None],
         interval: float,
-        dead_after: float,
         telemetry: Telemetry,
         report: Report,
     ) -> None:
@@ -93,7 +91,6 @@ class Rescuer:
         self._apply = apply
         self._freed = freed
         self._interval = interval
-        self._dead_after = dead_after
         self._telemetry = telemetry
         self._suspects: set[str] = set()
         self._wake = asyncio.Event()
@@ -261,9 +258,7 @@ class Rescuer:
         return True
 
     def _bury(self, now: float) -> None:
-        # After a reconnect of ours the workers may still be on their way back.
-        recent = now - self._connected_at < self._dead_after
-        for death in self._directory.bury_silent(now, self._dead_after if recent else GRACE):
+        for death in self._directory.bury_silent(now, GRACE, self._connected_at):
             log.warning("a worker died", extra={"worker": death.worker, "leases": len(death.leases)})
             self._searched_at = 0.0
             self._wake.set()

@@ -130,7 +130,7 @@ class Submitter:
                 the id in the error: the same id is stored once.
             ClientClosed: the client is closed.
         """
-        call = Call[Any](task, args, kwargs, queue=self._queue, priority=self._priority, task_id=self._task_id)
+        call: Call[Any] = Call(task, args, kwargs, queue=self._queue, priority=self._priority, task_id=self._task_id)
         return self._client._submit(call)
 
     def submit_many(self, calls: Iterable[Call[R]]) -> list[Handle[R]]:
@@ -203,7 +203,7 @@ class Client(Submitter):
             known = core.waiting.find(task_id)
             if isinstance(known, Handle):
                 return known
-            handle = Handle[Any](self, task_id, Any, foreign=True)
+            handle: Handle[Any] = Handle(self, task_id, Any, foreign=True)
             core.waiting.register(handle, time.monotonic())
             core.waiting.ask_now(task_id)
         return handle
@@ -240,7 +240,7 @@ class Client(Submitter):
         prepared = prepare(call, self._max_task_bytes)
         settled: SimpleQueue[Ticket] = SimpleQueue()
         ticket = Ticket([prepared.task_id], settled.put)
-        handle = Handle[Any](self, prepared.task_id, prepared.result_type)
+        handle: Handle[Any] = Handle(self, prepared.task_id, prepared.result_type)
         with self._link.use() as core:
             now = time.monotonic()
             handle = core.claim(handle, now, named=prepared.named)
@@ -273,8 +273,8 @@ class Client(Submitter):
             if ticket.faults:
                 return
             pack = Pack(tasks, [ticket])
-            made = [
-                (Handle[R](self, prepared.task_id, prepared.result_type), prepared.named)
+            made: list[tuple[Handle[R], bool]] = [
+                (Handle(self, prepared.task_id, prepared.result_type), prepared.named)
                 for prepared in chunk[at : at + len(tasks)]
             ]
             at += len(tasks)

@@ -9,7 +9,6 @@ import secrets
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 
@@ -92,17 +91,3 @@ def _docker(*arguments: str, environment: dict[str, str] | None = None, timeout:
     if done.returncode != 0:
         raise BrokerError(f"docker {arguments[0]} failed: {done.stderr.strip()}")
     return done.stdout + (done.stderr if arguments[0] == "logs" else "")
-
-
-def main() -> int:
-    """Run a command on a broker in a container; return its exit code."""
-    try:
-        with docker_broker() as url:
-            return subprocess.run(sys.argv[1:], env=os.environ | {"WARREN_TEST_AMQP_URL": url}).returncode  # noqa: S603
-    except BrokerError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from deploy.local.apt import ADVICE, can_install, install
 from deploy.local.container import IMAGE, docker_broker, docker_runs
 from deploy.local.control import BrokerError
-from deploy.local.install import ADVICE, can_install, install
 from deploy.local.installation import find_installation
 from deploy.local.node import RabbitNode
 

@@ -21,6 +21,15 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and only waits to be noticed by its parent does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
 def kill_all(pids: Iterable[int]) -> None:
     """Send SIGKILL to each process; one that has ended meanwhile is no fault."""
     for pid in pids:

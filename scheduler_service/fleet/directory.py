@@ -86,18 +86,20 @@ class Directory:
             functions if functions is not None else (known.functions if known else frozenset()),
         )
 
-    def bury_silent(self, now: float, grace: float) -> list[Death]:
+    def bury_silent(self, now: float, grace: float, deaf_until: float) -> list[Death]:
         """Take out the workers that are dead by now.
 
         Args:
             now: monotonic seconds.
             grace: seconds that a worker whose control queue is gone has to come back.
+            deaf_until: until when we could not hear; workers that were not heard since then may be on their way
+                back, as we were, and are given up only after the long silence.
         """
         dead = [
             worker
             for worker in self.workers.values()
             if now - worker.heard_at > self._dead_after
-            or (worker.gone_since is not None and now - worker.gone_since > grace)
+            or (worker.gone_since is not None and now - worker.gone_since > grace and worker.heard_at > deaf_until)
         ]
         return [self._bury(worker, leaving=False) for worker in dead]
 

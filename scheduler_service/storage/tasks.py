@@ -37,6 +37,7 @@ class NewTask(Struct, gc=False):
         owner: the broker user who submitted it.
         reply_to: where the owner is told, or None.
         placement: its dispatch, when it may go at once; otherwise it is queued.
+        refusal: why it is not taken; then it is stored as failed.
     """
 
     message: TaskMessage
@@ -45,6 +46,7 @@ class NewTask(Struct, gc=False):
     owner: str
     reply_to: str | None
     placement: Placement | None = None
+    refusal: ErrorInfo | None = None
 
 
 class StoredTask(Struct, gc=False):
@@ -93,9 +95,12 @@ def insert(connection: Connection, new: Sequence[NewTask], now: float) -> None:
 def _row(new: NewTask, now: float) -> tuple[Any, ...]:
     message, placement = new.message, new.placement
     common = (message.id, message.task, message.queue, message.priority, new.args, new.kwargs, new.owner, new.reply_to)
+    if new.refusal is not None:
+        error = _encode(new.refusal).decode()
+        return (*common, now, "failed", 0, "", 0, None, "none", 0, False, now, error)
     if placement is None:
-        return (*common, now, "queued", 0, "", 0, None, "none", 0, False)
-    return (*common, now, "dispatched", 1, placement.lease, placement.number, now, "none", 0, False)
+        return (*common, now, "queued", 0, "", 0, None, "none", 0, False, None, None)
+    return (*common, now, "dispatched", 1, placement.lease, placement.number, now, "none", 0, False, None, None)
 
 
 _insert = Prepared(
@@ -118,6 +123,8 @@ _insert = Prepared(
         "isolation",
         "crashes",
         "held",
+        "finished_at",
+        "error",
     ),
 )
 

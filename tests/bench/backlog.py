@@ -104,4 +104,6 @@ class BacklogRun:
                 lines = answer.read().decode().splitlines()
         except (urllib.error.URLError, OSError):
             return -1
-        return int(sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{metric}{{", f"{metric} "))))
+        return int(
+            sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{metric}{{", f"{metric} ")))
+        )

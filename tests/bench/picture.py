@@ -148,5 +148,7 @@ def _setting(results: Results) -> str:
 
 def _small_print(results: Results) -> str:
     names = {"warren": "Warren", "celery": "Celery", "dramatiq": "Dramatiq", "taskiq": "Taskiq"}
-    versions = ", ".join(f"{label} {results.versions[name]}" for name, label in names.items() if name in results.versions)
+    versions = ", ".join(
+        f"{label} {results.versions[name]}" for name, label in names.items() if name in results.versions
+    )
     return f"{versions}. Late acks, publisher confirms, persistent messages and durable queues for all; ticks are single rounds."

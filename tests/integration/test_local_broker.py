@@ -14,7 +14,7 @@ import pytest
 
 from deploy.local import BrokerError, RabbitNode, find_broker
 from deploy.local.container import speaks_amqp
-from deploy.local.processes import descendants
+from deploy.local.processes import alive, descendants
 
 QUORUM = {"x-queue-type": "quorum"}
 PERSISTENT = pika.BasicProperties(delivery_mode=2)
@@ -74,7 +74,7 @@ def test_kill_takes_the_child_processes_along(private_broker: RabbitNode) -> Non
     children = descendants(private_broker.pid)
     assert children
     private_broker.kill()
-    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
+    until(lambda: not any(alive(pid) for pid in children))
     assert not private_broker.running
 
 
@@ -175,7 +175,7 @@ def test_node_dies_with_its_owner(tmp_path: Path) -> None:
         folders = {Path(f"/proc/{pid}/cwd").readlink() for pid in left}
         owner.send_signal(signal.SIGKILL)
     assert len(left) >= 2
-    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left))
+    until(lambda: not any(alive(pid) for pid in left))
     until(lambda: not any(folder.exists() for folder in folders if folder.name == "node"))
 
 
@@ -188,7 +188,7 @@ def test_broker_command_cleans_up(number: signal.Signals) -> None:
         pika.BlockingConnection(pika.URLParameters(url)).close()
         left = descendants(owner.pid)
         owner.send_signal(number)
-    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left))
+    until(lambda: not any(alive(pid) for pid in left))
 
 
 def test_url_of_the_environment_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:

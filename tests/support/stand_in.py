@@ -97,9 +97,7 @@ class StandIn:
         result = TaskResult(task_id, "succeeded", msgspec.Raw(msgspec.json.encode(value)))
         self.results[task_id] = result
         assert self._connection is not None
-        self._connection.add_callback_threadsafe(
-            lambda: self._tell(self._reply_to[task_id], Told([result]), None)
-        )
+        self._connection.add_callback_threadsafe(lambda: self._tell(self._reply_to[task_id], Told([result]), None))
 
     def _stay(self) -> None:
         while not self._stopping.is_set():

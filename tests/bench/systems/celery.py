@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from tests.bench.site import Site
 from tests.bench.systems import Burst, Command, Session
-from tests.bench.systems.threads import burst_in_threads
+from tests.bench.systems.threads import SubmittingThreads
 
 _THREADS = 4  # each waits for the confirm of its own message; more only fight over the interpreter lock
 _PATIENCE = 120  # seconds until a missing result counts as a failure
@@ -50,13 +50,14 @@ class _CelerySession:
         from tests.bench.apps.celery_app import app, noop
 
         self._app, self._noop, self._result_set = app, noop, ResultSet
+        self._threads = SubmittingThreads(_THREADS)
 
     @property
     def bursts(self) -> Mapping[str, Callable[[int], Burst]]:
         return {"bulk": self._bulk}
 
     def _bulk(self, n: int) -> Burst:
-        return burst_in_threads(n, _THREADS, self._submit, self._await_results)
+        return self._threads.burst(n, self._submit, self._await_results)
 
     def _submit(self, n: int) -> list[object]:
         return [self._noop.delay() for _ in range(n)]
@@ -73,4 +74,5 @@ class _CelerySession:
         return latencies
 
     def close(self) -> None:
+        self._threads.close()
         self._app.close()

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.bench.site import Site
 from tests.bench.systems import Burst, Command, Session
-from tests.bench.systems.threads import burst_in_threads
+from tests.bench.systems.threads import SubmittingThreads
 
 _THREADS = 4  # each waits for the confirm of its own message
 _PATIENCE = 120_000  # milliseconds until a missing result counts as a failure
@@ -47,13 +47,14 @@ class _DramatiqSession:
         from tests.bench.apps.dramatiq_app import broker, noop, results
 
         self._broker, self._noop, self._results = broker, noop, results
+        self._threads = SubmittingThreads(_THREADS)
 
     @property
     def bursts(self) -> Mapping[str, Callable[[int], Burst]]:
         return {"bulk": self._bulk}
 
     def _bulk(self, n: int) -> Burst:
-        return burst_in_threads(n, _THREADS, self._submit, self._await_results)
+        return self._threads.burst(n, self._submit, self._await_results)
 
     def _submit(self, n: int) -> list[Any]:
         return [self._noop.send() for _ in range(n)]
@@ -71,4 +72,5 @@ class _DramatiqSession:
         return latencies
 
     def close(self) -> None:
+        self._threads.close()
         self._broker.close()
