@@ -1,0 +1,89 @@
+"""Warren: a distributed task scheduler on RabbitMQ.
+
+::
+
+    from common import Client, task
+
+Everything here is imported on first use, so that `Client` does not cost an import of aio-pika, nor `AsyncClient` one
+of pika, nor either of them the libraries of the services.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from common.client.aio import AsyncClient, AsyncHandle
+    from common.client.sync import Client, Handle
+    from common.errors import (
+        ClientClosed,
+        InvalidTask,
+        ResultTimeout,
+        SubmissionError,
+        SubmissionRefused,
+        SubmissionUnknown,
+        TaskCancelled,
+        TaskError,
+        TaskExpired,
+        TaskFailed,
+        UnknownTask,
+        WarrenError,
+    )
+    from common.tasks import Call, TaskFunction, call, task
+    from common.wire import TaskStatus
+
+__version__: Final = "0.1.0"
+
+WARREN: Final = "warren.common"
+"""By this a service recognises that `common` is ours, and not another distribution's package of that name."""
+
+__all__ = [
+    "WARREN",
+    "AsyncClient",
+    "AsyncHandle",
+    "Call",
+    "Client",
+    "ClientClosed",
+    "Handle",
+    "InvalidTask",
+    "ResultTimeout",
+    "SubmissionError",
+    "SubmissionRefused",
+    "SubmissionUnknown",
+    "TaskCancelled",
+    "TaskError",
+    "TaskExpired",
+    "TaskFailed",
+    "TaskFunction",
+    "TaskStatus",
+    "UnknownTask",
+    "WarrenError",
+    "__version__",
+    "call",
+    "task",
+]
+
+_HOMES: Final = {
+    "AsyncClient": "common.client.aio",
+    "AsyncHandle": "common.client.aio",
+    "Client": "common.client.sync",
+    "Handle": "common.client.sync",
+    "Call": "common.tasks",
+    "TaskFunction": "common.tasks",
+    "call": "common.tasks",
+    "task": "common.tasks",
+    "TaskStatus": "common.wire",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'common' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES.get(name, "common.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

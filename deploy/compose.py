@@ -64,7 +64,7 @@ class Project:
         return command
 
     def _environment(self) -> dict[str, str]:
-        return os.environ | {"WARREN_SECRETS": str(self.state.secrets), "WARREN_REVISION": _revision()}
+        return os.environ | {"STACK_SECRETS": str(self.state.secrets), "STACK_REVISION": _revision()}
 
 
 @click.group()
@@ -152,9 +152,9 @@ def summary(project: Project) -> str:
             f"Broker      amqp://client:***@{broker}/warren",
         ]
     pages = (
-        ("Management", "rabbitmq", 15672, "login monitoring, WARREN_MONITORING_PASSWORD in"),
+        ("Management", "rabbitmq", 15672, "login monitoring, STACK_MONITORING_PASSWORD in"),
         ("Prometheus", "prometheus", 9090, ""),
-        ("Grafana", "grafana", 3000, "login admin, WARREN_GRAFANA_PASSWORD in"),
+        ("Grafana", "grafana", 3000, "login admin, STACK_GRAFANA_PASSWORD in"),
     )
     for title, service, port, login in pages:
         address = project.address(service, port)

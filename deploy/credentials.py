@@ -29,7 +29,7 @@ from deploy.definitions import Role, definitions
 
 VHOST: Final = "warren"
 _BROKER: Final = "rabbitmq:5672"
-_GRAFANA: Final = "WARREN_GRAFANA_PASSWORD"
+_GRAFANA: Final = "STACK_GRAFANA_PASSWORD"
 _PASSWORD_BYTES: Final = 24
 
 _HEADER: Final = """\
@@ -37,22 +37,22 @@ _HEADER: Final = """\
 """
 _SETTINGS: Final = """
 # What else can be set, with its default:
-#WARREN_AMQP_PORT=5672
-#WARREN_MANAGEMENT_PORT=15672
-#WARREN_PROMETHEUS_PORT=9090
-#WARREN_GRAFANA_PORT=3000
+#STACK_AMQP_PORT=5672
+#STACK_MANAGEMENT_PORT=15672
+#STACK_PROMETHEUS_PORT=9090
+#STACK_GRAFANA_PORT=3000
 #WARREN_MODULES=examples.tasks
-#WARREN_CODE=../examples
-#WARREN_PACKAGE=examples
+#STACK_CODE=../examples
+#STACK_PACKAGE=examples
 #WARREN_QUEUES=default
 #WARREN_SLOTS=50
 #WARREN_LOG_LEVEL=info
-#WARREN_IMAGE=warren
-#WARREN_RABBITMQ_MEMORY=1GB
-#WARREN_SCHEDULER_MEMORY=512MB
-#WARREN_WORKER_MEMORY=512MB
-#WARREN_PROMETHEUS_MEMORY=512MB
-#WARREN_GRAFANA_MEMORY=512MB
+#STACK_IMAGE=warren
+#STACK_RABBITMQ_MEMORY=1GB
+#STACK_SCHEDULER_MEMORY=512MB
+#STACK_WORKER_MEMORY=512MB
+#STACK_PROMETHEUS_MEMORY=512MB
+#STACK_GRAFANA_MEMORY=512MB
 """
 
 
@@ -79,7 +79,7 @@ class State:
 
 def variable(role: Role) -> str:
     """The name of the variable in `.env` that holds the password of `role`."""
-    return f"WARREN_{role.name}_PASSWORD"
+    return f"STACK_{role.name}_PASSWORD"
 
 
 def prepare(state: State, environ: Mapping[str, str]) -> bool:

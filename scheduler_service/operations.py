@@ -54,7 +54,7 @@ def accept_carefully(
     Same id and other content is parked; what was stored first is untouched.
     """
     ids = [task.message.id for task in new]
-    contents = dict(tasks.contents(connection, ids))
+    contents = tasks.contents(connection, ids)
     known = tasks.load(connection, ids)
     stored: list[NewTask] = []
     same: dict[str, StoredTask] = {}

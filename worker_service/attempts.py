@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 from common.wire import Assignment
@@ -23,17 +23,27 @@ class Settleable(Protocol):
 class DeliveredBundle:
     """One delivery, acked once everything in it has been answered.
 
-    Attributes:
+    Args:
+        delivery: what to ack.
         queue: the queue it came from.
+        settled: called when it has been acked, or when it is too late for that.
+
+    Attributes:
         open: how much in it has not been answered.
     """
 
-    __slots__ = ("delivery", "open", "queue")
+    __slots__ = ("_settled", "delivery", "open", "queue")
 
-    def __init__(self, delivery: Settleable, queue: str) -> None:
+    def __init__(self, delivery: Settleable, queue: str, settled: Callable[[], None]) -> None:
         self.delivery = delivery
         self.queue = queue
         self.open = 0
+        self._settled = settled
+
+    async def settle(self) -> None:
+        """Ack it. Nothing happens when its channel is gone."""
+        await self.delivery.ack()
+        self._settled()
 
 
 class Attempt:
@@ -45,10 +55,11 @@ class Attempt:
         arrived: when, by the event loop's clock.
         started: when it was given to a runtime; 0 before.
         handler: what runs it; set when it is accepted.
-        held: its delivery has been given up, it goes on running.
+        held: `held` has been replied for it, or will be: it goes on running without its delivery.
+        settled: it does not count any more among what is open in its bundle.
     """
 
-    __slots__ = ("arrived", "assignment", "bundle", "handler", "held", "started")
+    __slots__ = ("arrived", "assignment", "bundle", "handler", "held", "settled", "started")
 
     handler: Handler
 
@@ -58,6 +69,7 @@ class Attempt:
         self.arrived = arrived
         self.started = 0.0
         self.held = False
+        self.settled = False
 
 
 class Leases:

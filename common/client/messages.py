@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from common.errors import InvalidTask
 from common.ids import new_task_id
@@ -75,7 +75,7 @@ def message(call: Call[Any], *, max_bytes: int = MAX_TASK_BYTES) -> TaskMessage:
     )
 
 
-class Prepared(NamedTuple):
+class Prepared(Struct, gc=False):
     """A call that is right and encoded."""
 
     task_id: str

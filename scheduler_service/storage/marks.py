@@ -1,11 +1,12 @@
-"""Statements on marks: numbers that outlive the process, by name."""
+"""Statements on marks: numbers that outlive the process, by name. Their rows are made by the migrations."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 
+from scheduler_service.storage.prepared import Prepared
 from scheduler_service.storage.schema import marks
 
 CONFIRMED: Final = "dispatch.confirmed"
@@ -13,12 +14,16 @@ CONFIRMED: Final = "dispatch.confirmed"
 
 
 def read(connection: Connection, name: str) -> int:
-    """The mark's value; 0 when it was never set."""
-    value: int | None = connection.execute(select(marks.c.value).where(marks.c.name == name)).scalar()
-    return value or 0
+    """The mark's value."""
+    value: int = connection.execute(select(marks.c.value).where(marks.c.name == name)).scalar_one()
+    return value
+
+
+_write = Prepared(
+    marks.update().where(marks.c.name == bindparam("b_name")).values(value=bindparam("value")), ("value", "b_name")
+)
 
 
 def write(connection: Connection, name: str, value: int) -> None:
     """Set the mark."""
-    if connection.execute(marks.update().where(marks.c.name == name).values(value=value)).rowcount == 0:
-        connection.execute(marks.insert().values(name=name, value=value))
+    _write.run(connection, [(value, name)])

@@ -2,15 +2,17 @@
 
 SQLAlchemy builds a dictionary of parameters for every row of an ``executemany``, which costs as much as SQLite's own
 work. The hot statements hand their rows to the driver as tuples instead; the SQL still comes from the dialect's
-compiler, so it stays one statement for every database.
+compiler, so it stays one statement for every database. The same holds for a look-up by a list of ids: as an array in
+one parameter it is one statement whatever the length, and is prepared once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Insert, Update
+import msgspec
+from sqlalchemy import ColumnElement, Connection, Insert, Select, Update, bindparam, func, literal_column, select
 
 
 class Prepared:
@@ -52,3 +54,31 @@ class Prepared:
             return None
         order = tuple(self._keys.index(key) for key in compiled.positiontup)
         return str(compiled), None if order == tuple(range(len(self._keys))) else order
+
+
+class LookUp:
+    """One SELECT of rows whose column is in a list.
+
+    Args:
+        statement: the statement without that condition.
+        column: the column.
+    """
+
+    def __init__(self, statement: Select[Any], column: ColumnElement[str]) -> None:
+        self._statement = statement
+        self._column = column
+        self._compiled: dict[str, str] = {}
+
+    def run(self, connection: Connection, values: Sequence[str]) -> Iterable[Sequence[Any]]:
+        """The rows whose column is one of `values`."""
+        name = connection.dialect.name
+        if name != "sqlite":
+            return connection.execute(
+                self._statement.where(self._column == func.any(bindparam("values"))), {"values": list(values)}
+            )
+        sql = self._compiled.get(name)
+        if sql is None:
+            listed: Select[Any] = select(literal_column("value")).select_from(func.json_each(bindparam("listed")))
+            statement = self._statement.where(self._column.in_(listed))
+            sql = self._compiled[name] = str(statement.compile(dialect=connection.dialect))
+        return connection.exec_driver_sql(sql, (msgspec.json.encode(values).decode(),))

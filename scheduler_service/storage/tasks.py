@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -12,7 +12,7 @@ from sqlalchemy import Connection, bindparam, func, select
 from common.errors import StoreUnavailable
 from common.states import TERMINAL, State, Task
 from common.wire import NULL, Assignment, ErrorInfo, Isolation, TaskMessage
-from scheduler_service.storage.prepared import Prepared
+from scheduler_service.storage.prepared import LookUp, Prepared
 from scheduler_service.storage.schema import tasks
 
 _encode = msgspec.json.encode
@@ -152,18 +152,12 @@ _CORE = (
     tasks.c.result,
     tasks.c.error,
 )
-_load = select(*_CORE).where(tasks.c.id.in_(bindparam("ids", expanding=True))).with_for_update()
-CHUNK = 500
-"""Ids in one statement, below every database's limit of parameters."""
+_load = LookUp(select(*_CORE).with_for_update(), tasks.c.id)
 
 
 def load(connection: Connection, ids: Sequence[str]) -> dict[str, StoredTask]:
     """The stored tasks among `ids`, locked until the end of the transaction."""
-    found: dict[str, StoredTask] = {}
-    for at in range(0, len(ids), CHUNK):
-        for row in connection.execute(_load, {"ids": ids[at : at + CHUNK]}):
-            found[row[1]] = _stored(row)
-    return found
+    return {row[1]: _stored(row) for row in _load.run(connection, ids)}
 
 
 def _stored(row: Sequence[Any]) -> StoredTask:
@@ -406,12 +400,15 @@ def point(connection: Connection, seqs: Sequence[int], reply_to: str) -> None:
         connection.execute(_point, [{"b_seq": seq, "reply_to": reply_to} for seq in seqs])
 
 
-def contents(connection: Connection, ids: Sequence[str]) -> Mapping[str, tuple[str, str, str, str, int, str]]:
+_contents = LookUp(
+    select(tasks.c.id, tasks.c.task, tasks.c.args, tasks.c.kwargs, tasks.c.queue, tasks.c.priority, tasks.c.owner),
+    tasks.c.id,
+)
+
+
+def contents(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[str, str, str, str, int, str]]:
     """What was submitted under each of `ids`: (task, args, kwargs, queue, priority, owner)."""
-    found = {}
-    columns = (tasks.c.task, tasks.c.args, tasks.c.kwargs, tasks.c.queue, tasks.c.priority, tasks.c.owner)
-    statement = select(tasks.c.id, *columns).where(tasks.c.id.in_(bindparam("ids", expanding=True)))
-    for at in range(0, len(ids), CHUNK):
-        for row in connection.execute(statement, {"ids": ids[at : at + CHUNK]}):
-            found[row[0]] = tuple(row[1:])
-    return found
+    return {
+        id_: (name, args, kwargs, queue, priority, owner)
+        for id_, name, args, kwargs, queue, priority, owner in _contents.run(connection, ids)
+    }

@@ -2,7 +2,7 @@
 
 import argparse
 import contextlib
-import datetime
+import datetime as dt
 import shutil
 import sys
 import tempfile
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"failed: {error}; logs are in {folder}", markup=False)
         return 1
     results = Results(
-        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         quick=options.quick,
         rounds=rounds,
         seconds=seconds,

@@ -55,7 +55,7 @@ class BacklogRun:
             accepted=round(self._tasks / report.burst.accepted_seconds, 1),
             stored_seconds=round(self._stored_seconds, 2),
             rate=round(self._rate, 1),
-            scheduler_peak_mb=self._meter.stop()["scheduler"].peak_mb,
+            scheduler_peak_mb=self._meter.stop().services["scheduler"].peak_mb,
             database_mb=self._database_mb,
         )
 
@@ -104,6 +104,5 @@ class BacklogRun:
                 lines = answer.read().decode().splitlines()
         except (urllib.error.URLError, OSError):
             return -1
-        return int(
-            sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{metric}{{", f"{metric} ")))
-        )
+        samples = [line for line in lines if line.startswith((f"{metric}{{", f"{metric} "))]
+        return int(sum(float(sample.rsplit(" ", 1)[1]) for sample in samples))

@@ -7,7 +7,7 @@ import msgspec
 
 from tests.bench.infrastructure import Machine
 from tests.bench.systems import Burst
-from tests.bench.usage import Usage
+from tests.bench.usage import Spent, Usage
 
 
 class Repetition(msgspec.Struct):
@@ -15,7 +15,7 @@ class Repetition(msgspec.Struct):
 
     burst: Burst | None = None
     latencies: list[float] = []
-    usage: dict[str, Usage] = {}
+    spent: Spent = msgspec.field(default_factory=Spent)
 
 
 class Workload(msgspec.Struct):
@@ -30,6 +30,7 @@ class Workload(msgspec.Struct):
         p50_ms, p99_ms: milliseconds of a round trip.
         usage: peak memory (the highest) and processor seconds (the median) of each process.
         cpu_us: microseconds of processor time for each task, all processes together.
+        strangers: share of the machine, 0 to 1, that processes of others used meanwhile.
     """
 
     repetitions: int
@@ -41,6 +42,7 @@ class Workload(msgspec.Struct):
     p99_ms: float | None = None
     usage: dict[str, Usage] = {}
     cpu_us: float | None = None
+    strangers: float = 0.0
 
 
 class SystemFigures(msgspec.Struct):
@@ -90,16 +92,17 @@ class Results(msgspec.Struct):
 def summarise(repetitions: Sequence[Repetition]) -> Workload:
     """Return the medians of some repetitions of one workload."""
     bursts = [repetition.burst for repetition in repetitions if repetition.burst is not None]
-    names = {name for repetition in repetitions for name in repetition.usage}
+    names = {name for repetition in repetitions for name in repetition.spent.services}
     usage = {
         name: Usage(
-            max(repetition.usage[name].peak_mb for repetition in repetitions),
-            round(statistics.median(repetition.usage[name].cpu_seconds for repetition in repetitions), 3),
+            max(repetition.spent.services[name].peak_mb for repetition in repetitions),
+            round(statistics.median(repetition.spent.services[name].cpu_seconds for repetition in repetitions), 3),
         )
         for name in sorted(names)
     }
     tasks = int(statistics.median(burst.n for burst in bursts)) if bursts else len(repetitions[0].latencies)
     workload = Workload(len(repetitions), tasks, usage=usage)
+    workload.strangers = statistics.median(repetition.spent.strangers for repetition in repetitions)
     if tasks:
         workload.cpu_us = round(sum(process.cpu_seconds for process in usage.values()) / tasks * 1e6, 1)
     if bursts:

@@ -24,11 +24,11 @@ def draw(results: Results, file: Path) -> None:
     except ImportError:
         return
     mpl.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot as plt
 
     mpl.rcParams.update({"font.family": "DejaVu Sans", "font.size": 10, "text.color": _INK, "axes.labelcolor": _MUTED})
     measured = {name: system for name, system in results.systems.items() if system.workloads}
-    figure = pyplot.figure(figsize=(11, 7.4), dpi=160, facecolor="white")
+    figure = plt.figure(figsize=(11, 7.4), dpi=160, facecolor="white")
     grid = figure.add_gridspec(
         2, 2, height_ratios=(1.35, 1), hspace=0.42, wspace=0.34, left=0.19, right=0.955, top=0.845, bottom=0.115
     )
@@ -40,7 +40,7 @@ def draw(results: Results, file: Path) -> None:
     figure.text(0.03, 0.02, _small_print(results), fontsize=7.5, color=_MUTED)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file)
-    pyplot.close(figure)
+    plt.close(figure)
 
 
 def _throughput(axes: Any, measured: dict[str, SystemFigures]) -> None:
@@ -57,11 +57,11 @@ def _throughput(axes: Any, measured: dict[str, SystemFigures]) -> None:
         axes.set_visible(False)
         return
     first = bars[0][1] if "warren" in measured else None
-    longest = max(rate for _, rate, _, _ in bars)
+    longest = max(max(rates) for *_, rates in bars)
     for place, (_, rate, color, rates) in enumerate(bars):
         axes.barh(place, rate, color=color, height=0.66, zorder=2)
         axes.plot(rates, [place] * len(rates), "|", color=_INK, alpha=0.45, markersize=7, markeredgewidth=1, zorder=3)
-        peer = f"   Warren: {first / rate:.1f}×" if first and color == _PEER else ""
+        peer = f"   Warren: {first / rate:.1f}x" if first and color == _PEER else ""
         right = max(rate, *rates)
         axes.text(right + longest * 0.012, place, f"{rate:,.0f}", va="center", fontweight="bold", color=_INK)
         if peer:
@@ -126,7 +126,7 @@ def _processor_time(axes: Any, measured: dict[str, SystemFigures]) -> None:
 def _finish(axes: Any, title: str, labels: list[str]) -> None:
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK, pad=8)
     axes.set_yticks(range(len(labels)), labels)
-    axes.invert_yaxis()
+    axes.set_ylim(len(labels) - 0.45, -0.55)
     axes.tick_params(length=0, colors=_MUTED, labelsize=8.5)
     axes.tick_params(axis="y", colors=_INK, labelsize=9.5)
     axes.grid(axis="x", color=_GRID, zorder=0)
@@ -135,7 +135,7 @@ def _finish(axes: Any, title: str, labels: list[str]) -> None:
 
 
 def _short(label: str) -> str:
-    return label.replace("Warren, commits ", "Warren, +").replace(" slower", "")
+    return label.replace("Warren, commits ", "Warren, ")
 
 
 def _setting(results: Results) -> str:
@@ -148,7 +148,6 @@ def _setting(results: Results) -> str:
 
 def _small_print(results: Results) -> str:
     names = {"warren": "Warren", "celery": "Celery", "dramatiq": "Dramatiq", "taskiq": "Taskiq"}
-    versions = ", ".join(
-        f"{label} {results.versions[name]}" for name, label in names.items() if name in results.versions
-    )
-    return f"{versions}. Late acks, publisher confirms, persistent messages and durable queues for all; ticks are single rounds."
+    versions = [f"{label} {results.versions[name]}" for name, label in names.items() if name in results.versions]
+    terms = "Late acks, publisher confirms, persistent messages and durable queues for all; ticks are single rounds."
+    return f"{', '.join(versions)}. {terms}"

@@ -4,8 +4,8 @@ The machine is shared and its speed drifts, so the repetitions of one system are
 A B C D, ...) and the median is taken. Only the services of one system run at a time.
 """
 
-import contextlib
 import secrets
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,7 +18,9 @@ from tests.bench.profiling import Profiler
 from tests.bench.services import BenchError, ClientProcess, Services
 from tests.bench.site import Site
 from tests.bench.systems import System
-from tests.bench.usage import Usage, UsageMeter
+from tests.bench.usage import Spent, UsageMeter
+
+_NOTICEABLE = 0.1  # share of the machine used by others from which on a line says so
 
 Say = Callable[[str], None]
 
@@ -95,7 +97,7 @@ class Rounds:
                 for workload in self._plan.workloads(system):
                     repetition = self._repetition(system, workload, site, services)
                     found.setdefault(workload, []).append(repetition)
-                    self._step(f"round {number}  {system.label:<10} {workload:<10} {_told(repetition)}")
+                    self._step(f"round {number}  {system.label:<22} {workload:<10} {_told(repetition)}")
         finally:
             if not self._broker.private:
                 delete_queues(site.amqp_url, system.queues(site))
@@ -106,14 +108,14 @@ class Rounds:
         client = ClientProcess(site, arguments)
         pids = services.pids | {"client": client.pid}
         meter = UsageMeter(pids | self._extra_pids)
-        usage: dict[str, Usage] = {}
+        spent: list[Spent] = []
 
         def on_event(report: Report) -> None:
             if report.event == "begin":
                 self._profiler.start(f"{system.name}-{workload}", pids)
                 meter.start()
             else:
-                usage.update(meter.stop())
+                spent.append(meter.stop())
 
         try:
             report = client.run(on_event, services.check)
@@ -122,7 +124,7 @@ class Rounds:
             self._profiler.stop()
             client.leave()
         self._sizes[system.name, workload] = report.burst.n if report.burst else len(report.latencies)
-        return Repetition(report.burst, report.latencies, usage)
+        return Repetition(report.burst, report.latencies, spent[-1])
 
 
 def new_site(system: System, shared: Site) -> Site:
@@ -135,8 +137,8 @@ def new_site(system: System, shared: Site) -> Site:
 
 def _told(repetition: Repetition) -> str:
     if repetition.burst is not None:
-        return f"{repetition.burst.n / repetition.burst.seconds:>10,.0f} tasks/s"
-    with contextlib.suppress(IndexError):
-        ordered = sorted(repetition.latencies)
-        return f"{ordered[len(ordered) // 2] * 1000:>10.2f} ms"
-    return ""
+        told = f"{repetition.burst.n / repetition.burst.seconds:>10,.0f} tasks/s"
+    else:
+        told = f"{statistics.median(repetition.latencies) * 1000:>10.2f} ms"
+    strangers = repetition.spent.strangers
+    return f"{told}  (others used {strangers:.0%} of the machine)" if strangers > _NOTICEABLE else told

@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 from collections.abc import Mapping
 
 import msgspec
@@ -22,6 +23,18 @@ class Usage(msgspec.Struct):
     cpu_seconds: float
 
 
+class Spent(msgspec.Struct):
+    """What was used in one measured part: by each service, and by everyone else.
+
+    Args:
+        services: by the service's name.
+        strangers: share of all cores, 0 to 1, that went to processes of others: how far the figures can be trusted.
+    """
+
+    services: dict[str, Usage] = {}
+    strangers: float = 0.0
+
+
 class UsageMeter:
     """Watches process trees from `start()` to `stop()`, in a thread of its own.
 
@@ -37,6 +50,7 @@ class UsageMeter:
         self._trees: dict[str, list[psutil.Process]] = {}
         self._peaks = dict.fromkeys(roots, 0.0)
         self._began: dict[str, float] = {}
+        self._busy, self._started_at = 0.0, 0.0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="usage", daemon=True)
 
@@ -44,17 +58,21 @@ class UsageMeter:
         """Note the processor times and begin to watch the memory."""
         self._trees = {name: _tree(pid) for name, pid in self._roots.items()}
         self._began = {name: _cpu_seconds(tree) for name, tree in self._trees.items()}
+        self._busy, self._started_at = _busy_seconds(), time.monotonic()
         self._look()
         self._thread.start()
 
-    def stop(self) -> dict[str, Usage]:
-        """Return what each service has used since `start()`."""
+    def stop(self) -> Spent:
+        """Return what has been used since `start()`."""
         self.cancel()
         self._look()
-        return {
+        services = {
             name: Usage(round(self._peaks[name], 1), round(_cpu_seconds(tree) - self._began[name], 3))
             for name, tree in self._trees.items()
         }
+        foreign = _busy_seconds() - self._busy - sum(usage.cpu_seconds for usage in services.values())
+        cores = (time.monotonic() - self._started_at) * (psutil.cpu_count() or 1)
+        return Spent(services, round(min(1.0, max(0.0, foreign / cores)), 3))
 
     def cancel(self) -> None:
         """Stop watching; again does nothing."""
@@ -69,6 +87,12 @@ class UsageMeter:
     def _look(self) -> None:
         for name, tree in self._trees.items():
             self._peaks[name] = max(self._peaks[name], _resident_mb(tree))
+
+
+def _busy_seconds() -> float:
+    """Return the seconds since boot that all cores together have worked, for us, for others or for another guest."""
+    times = psutil.cpu_times()
+    return sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
 
 
 def _tree(pid: int) -> list[psutil.Process]:

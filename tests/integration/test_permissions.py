@@ -88,7 +88,7 @@ def _docker(state: State, passwords: dict[str, str]) -> Iterator[Secured]:
         pytest.skip("no Docker engine runs here")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("AMQP", "MANAGEMENT"):
-            patch.setenv(f"WARREN_{name}_PORT", "0")
+            patch.setenv(f"STACK_{name}_PORT", "0")
         project = Project(f"warren-permissions-{secrets.token_hex(3)}", state)
         try:
             project.run("up", "--detach", "--quiet-pull", "--wait", "--wait-timeout", "120", "rabbitmq")

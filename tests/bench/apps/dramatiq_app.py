@@ -3,6 +3,8 @@
 Dramatiq 2.2 declares durable classic queues and has no setting for quorum queues, so it runs with those.
 """
 
+from typing import Any
+
 import dramatiq
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.results import Results
@@ -14,7 +16,8 @@ _site = Site.from_environment()
 
 results = RedisBackend(url=f"{_site.redis_url}/1")
 broker = RabbitmqBroker(url=_site.amqp_url, confirm_delivery=True)
-broker.add_middleware(Results(backend=results))
+_results: Any = Results  # it has no annotations
+broker.add_middleware(_results(backend=results))
 dramatiq.set_broker(broker)
 
 

@@ -1,6 +1,6 @@
 """The systems under measurement, one file each, all behind the same small interface."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -45,8 +45,8 @@ class System(Protocol):
     label: str
     note: str  # how it is configured, for the report
     needs_redis: bool
-    distributions: Sequence[str]  # whose versions are reported; the first one is the system itself
-    workloads: Sequence[str]
+    distributions: tuple[str, ...]  # whose versions are reported
+    workloads: tuple[str, ...]
 
     def site(self, site: Site) -> Site:
         """Return the site with this system's own settings."""

@@ -20,8 +20,8 @@ class Celery:
     label = "Celery"
     note = "prefork, acks_late, reject_on_worker_lost, confirms, quorum queue, persistent rpc:// results"
     needs_redis = False
-    distributions = ("celery", "kombu", "amqp")
-    workloads = ("bulk", "round_trip")
+    distributions: tuple[str, ...] = ("celery", "kombu", "amqp")
+    workloads: tuple[str, ...] = ("bulk", "round_trip")
 
     def site(self, site: Site) -> Site:
         """Celery has no settings of its own."""
@@ -29,9 +29,9 @@ class Celery:
 
     def commands(self, site: Site) -> list[Command]:
         """Return the worker's command, without the chatter between workers that one worker does not need."""
-        options = "--without-gossip --without-mingle --without-heartbeat --loglevel ERROR --pool prefork".split()
-        processes = ["--concurrency", str(2 * (os.cpu_count() or 1))]
-        argv = [sys.executable, "-m", "celery", "-A", "tests.bench.apps.celery_app", "worker", *options, *processes]
+        quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "ERROR"]
+        pool = ["--pool", "prefork", "--concurrency", str(2 * (os.cpu_count() or 1))]
+        argv = [sys.executable, "-m", "celery", "-A", "tests.bench.apps.celery_app", "worker", *quiet, *pool]
         return [Command("worker", argv)]
 
     def connect(self, site: Site) -> Session:

@@ -21,8 +21,8 @@ class Dramatiq:
     label = "Dramatiq"
     note = "8 threads a core, confirm_delivery, durable classic queue (it has no quorum queues), results in Redis"
     needs_redis = True
-    distributions = ("dramatiq", "pika", "redis")
-    workloads = ("bulk", "round_trip")
+    distributions: tuple[str, ...] = ("dramatiq", "pika", "redis")
+    workloads: tuple[str, ...] = ("bulk", "round_trip")
 
     def site(self, site: Site) -> Site:
         """Dramatiq has no settings of its own."""

@@ -23,8 +23,8 @@ class Taskiq:
     label = "Taskiq"
     note = "one process, confirms, quorum queue, ack when the result is saved, results polled for in Redis"
     needs_redis = True
-    distributions = ("taskiq", "taskiq-aio-pika", "taskiq-redis", "redis")
-    workloads = ("bulk", "round_trip")
+    distributions: tuple[str, ...] = ("taskiq", "taskiq-aio-pika", "taskiq-redis", "redis")
+    workloads: tuple[str, ...] = ("bulk", "round_trip")
 
     def site(self, site: Site) -> Site:
         """Taskiq has no settings of its own."""

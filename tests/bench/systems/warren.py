@@ -27,16 +27,15 @@ class Warren:
     """
 
     needs_redis = False
-    distributions = ("warren", "aio-pika", "msgspec", "sqlalchemy", "uvloop")
+    distributions: tuple[str, ...] = ("warren", "aio-pika", "msgspec", "sqlalchemy", "uvloop")
 
     def __init__(self, commit_delay: float = 0.0) -> None:
         self._commit_delay = commit_delay
+        slow = f"Warren, commits +{commit_delay * 1000:g} ms"
+        self.name, self.label = ("warren-slow", slow) if commit_delay else ("warren", "Warren")
+        self.workloads: tuple[str, ...] = ("bulk", "single", "threads", "round_trip")
         if commit_delay:
-            self.name, self.label = "warren-slow", f"Warren, commits {commit_delay * 1000:g} ms slower"
             self.workloads = ("bulk", "round_trip")
-        else:
-            self.name, self.label = "warren", "Warren"
-            self.workloads = ("bulk", "single", "threads", "round_trip")
         self.note = "one worker process, confirms, quorum queues, SQLite with synchronous=FULL, results by reply queue"
 
     def site(self, site: Site) -> Site:

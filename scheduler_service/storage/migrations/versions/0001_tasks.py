@@ -61,11 +61,12 @@ def upgrade() -> None:
         sa.Column("headers", sa.Text, nullable=False),
         sa.Column("payload", sa.LargeBinary, nullable=False),
     )
-    op.create_table(
+    marks = op.create_table(
         "marks",
         sa.Column("name", sa.String(64), primary_key=True),
         sa.Column("value", _sequence, nullable=False),
     )
+    op.bulk_insert(marks, [{"name": "dispatch.confirmed", "value": 0}])
 
 
 def downgrade() -> None:

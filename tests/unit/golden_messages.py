@@ -1,0 +1,111 @@
+"""One message of each kind, as objects; `golden/*.json` holds how each looks on the wire."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from msgspec import Raw, Struct
+
+from common.wire import (
+    Ask,
+    AskKind,
+    Assignment,
+    Barrier,
+    Beat,
+    Bundle,
+    Control,
+    ControlVerb,
+    ErrorInfo,
+    ErrorKind,
+    Isolation,
+    Outcome,
+    OutcomeKind,
+    Reply,
+    ReturnReason,
+    Statuses,
+    Submission,
+    TaskMessage,
+    TaskResult,
+    TaskStatus,
+    Told,
+)
+
+GOLDEN: Final = Path(__file__).with_name("golden")
+
+ADD: Final = "0193b0de-7c00-7000-8000-000000000001"
+MAIL: Final = "0193b0de-7c00-7000-8000-000000000002"
+CRASH: Final = "0193b0de-7c00-7000-8000-000000000003"
+LEASES: Final = ("AAAAAAAAAAAAAAAAAAAAAA", "BBBBBBBBBBBBBBBBBBBBBA", "CCCCCCCCCCCCCCCCCCCCCA", "DDDDDDDDDDDDDDDDDDDDDA")
+WORKER: Final = "host-4711-2f9c"
+
+MESSAGES: Final[dict[str, Struct]] = {
+    "submission": Submission(
+        [
+            TaskMessage(ADD, "add", Raw(b"[2,3]")),
+            TaskMessage(MAIL, "mail.send", Raw(b'["anna@example.org"]'), Raw(b'{"subject":"Gr\xc3\xbc\xc3\x9fe"}'), "email", 7),
+        ]
+    ),
+    "bundle": Bundle(
+        "default",
+        [
+            Assignment(ADD, "add", LEASES[0], 1, Raw(b"[2,3]")),
+            Assignment(MAIL, "mail.send", LEASES[1], 2, Raw(b"[]"), Raw(b'{"to":"anna@example.org"}')),
+        ],
+    ),
+    "bundle-of-a-suspect": Bundle(
+        "default", [Assignment(CRASH, "crash", LEASES[2], 3, isolation=Isolation.ALONE)]
+    ),
+    "reply": Reply(
+        WORKER,
+        [
+            Outcome(ADD, LEASES[0], 1, OutcomeKind.SUCCEEDED, Raw(b"5"), run_seconds=0.25),
+            Outcome(
+                MAIL,
+                LEASES[1],
+                2,
+                OutcomeKind.FAILED,
+                error=ErrorInfo(ErrorKind.EXCEPTION, "ValueError", "no such address", "Traceback (most recent call last): ..."),
+                run_seconds=1.5,
+            ),
+            Outcome(CRASH, LEASES[2], 3, OutcomeKind.RETURNED, reason=ReturnReason.REDELIVERED),
+            Outcome("0193b0de-7c00-7000-8000-000000000004", LEASES[3], 1, OutcomeKind.HELD),
+        ],
+    ),
+    "barrier": Barrier("kZ0a1b2c3d4e5f6g"),
+    "told": Told(
+        [
+            TaskResult(ADD, "succeeded", Raw(b"5")),
+            TaskResult(MAIL, "failed", error=ErrorInfo(ErrorKind.BAD_ARGUMENTS, "BadArguments", "subject: expected str")),
+        ]
+    ),
+    "told-unknown": Told(unknown=[CRASH]),
+    "ask-wait": Ask(AskKind.WAIT, [ADD, MAIL]),
+    "ask-status": Ask(AskKind.STATUS, [ADD, CRASH]),
+    "statuses": Statuses(
+        [
+            TaskStatus(ADD, "running", "add", "default", 4, 1, WORKER, 1733200000.5, 1733200000.75),
+            TaskStatus(MAIL, "queued", "mail.send", "email", 7, submitted_at=1733200001.25, note="no live worker serves the queue 'email'"),
+        ],
+        [CRASH],
+    ),
+    "beat": Beat(
+        WORKER,
+        17,
+        ["default", "email"],
+        50,
+        [LEASES[0]],
+        [LEASES[1], LEASES[2]],
+        draining=True,
+        probe="kZ0a1b2c3d4e5f6g",
+        interval=0.5,
+        host="host",
+        pid=4711,
+        version="0.1.0",
+        started_at=1733200000.0,
+        functions=["add", "mail.send"],
+    ),
+    "beat-last": Beat(WORKER, 18, ["default", "email"], 50, [], [], leaving=True),
+    "control": Control(ControlVerb.PROBE, "kZ0a1b2c3d4e5f6g"),
+}  # fmt: skip
+"""By the name of the golden file, without its suffix."""

@@ -1,0 +1,153 @@
+"""Beats: this worker is alive, and has these leases.
+
+At most one a second and on change. What a beat lists is what the scheduler leaves to this worker; a lease is listed from
+the decoding of its bundle until its outcome is confirmed, so that it is at no time in nobody's hands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from common.background import Background, Report
+from common.broker import Publisher
+from common.errors import BrokerError
+from common.wire import Beat
+from worker_service.attempts import Leases
+
+FIRST_WITH_FUNCTIONS: Final = 3
+FUNCTIONS_EVERY: Final = 10.0
+_LAST_SECONDS: Final = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class Beats:
+    """Sends beats.
+
+    Args:
+        worker: this worker's id.
+        publisher: with a channel of its own; beats are not persistent.
+        exchange: the beat exchange's name.
+        leases: what this worker holds.
+        queues: the queues it serves.
+        slots: how many tasks it runs at a time.
+        functions: the task functions it knows.
+        interval: seconds between two beats.
+        version: of this program.
+        report: told of a crash.
+    """
+
+    def __init__(
+        self,
+        worker: str,
+        publisher: Publisher,
+        exchange: str,
+        leases: Leases,
+        *,
+        queues: Sequence[str],
+        slots: int,
+        functions: Sequence[str],
+        interval: float,
+        version: str,
+        report: Report | None = None,
+    ) -> None:
+        self._worker = worker
+        self._publisher = publisher
+        self._exchange = exchange
+        self._leases = leases
+        self._queues = list(queues)
+        self._slots = slots
+        self._functions = sorted(functions)
+        self._interval = interval
+        self._version = version
+        self._host = socket.gethostname()
+        self._started_at = time.time()
+        self._number = 0
+        self._probe = ""
+        self._functions_due = 0.0
+        self._draining = False
+        self._left = False
+        self._changed = asyncio.Event()
+        self._background = Background("beats", self._work, report)
+
+    def changed(self) -> None:
+        """Send a beat now."""
+        self._changed.set()
+
+    def probe(self, token: str) -> None:
+        """Send a beat with this token and with the functions now."""
+        self._probe = token
+        self._functions_due = 0.0
+        self._changed.set()
+
+    def mark_draining(self) -> None:
+        """Say in all beats from now on that this worker takes nothing more."""
+        self._draining = True
+        self._changed.set()
+
+    async def start(self) -> None:
+        """Start sending."""
+        self._background.start()
+
+    async def drain(self) -> None:
+        """Go on sending: what is drained is still held."""
+        self.mark_draining()
+
+    async def stop(self) -> None:
+        """Send the last beat, which says that this worker is gone, if that is possible within a second."""
+        running = self._background.running
+        await self._background.stop()
+        if running and not self._left and self._publisher.connected:
+            self._left = True
+            await self._send(leaving=True, timeout=_LAST_SECONDS)
+
+    async def _work(self) -> None:
+        while True:
+            await self._publisher.ready()
+            self._changed.clear()
+            await self._send(leaving=False, timeout=max(1.0, self._interval))
+            try:
+                async with asyncio.timeout(self._interval):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    async def _send(self, *, leaving: bool, timeout: float) -> None:
+        try:
+            await self._publisher.publish(
+                self._exchange, "beat", self._next(leaving), persistent=False, mandatory=False, timeout=timeout
+            )
+        except BrokerError as error:
+            # A missed beat is replaced by the next one; a stalled one must not hold up anything.
+            _log.debug("a beat was not confirmed", extra={"reason": str(error)})
+
+    def _next(self, leaving: bool) -> Beat:
+        self._number += 1
+        now = time.monotonic()
+        with_functions = self._number <= FIRST_WITH_FUNCTIONS or now >= self._functions_due
+        if with_functions:
+            self._functions_due = now + FUNCTIONS_EVERY
+        running, waiting = self._leases.split()
+        return Beat(
+            worker=self._worker,
+            number=self._number,
+            queues=self._queues,
+            slots=self._slots,
+            running=running,
+            waiting=waiting,
+            draining=self._draining,
+            leaving=leaving,
+            probe=self._probe,
+            interval=self._interval,
+            host=self._host,
+            pid=os.getpid(),
+            version=self._version,
+            started_at=self._started_at,
+            functions=self._functions if with_functions else None,
+        )

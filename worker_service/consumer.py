@@ -1,0 +1,209 @@
+"""One queue: deliveries in, attempts out.
+
+A redelivered message is never run. The broker had given it to somebody before, who may have died of it or may still be
+running it; its leases go back and the scheduler, which hears every worker's beats, decides. A lease that this worker
+holds, or answered not long ago, is a second copy (the scheduler publishes again what it does not know to be confirmed)
+and is not run either. What cannot be decoded goes to the dead-letter exchange, task by task where that is possible.
+
+The prefetch counts bundles, and is the number of slots (but 2 at least). A bundle of long tasks holds one task, so the
+broker hands over as many as can run, the next one waits in the queue for the first free slot of *any* worker, and none
+is returned as busy. A bundle of short ones holds many, so there is always more here than the slots can take while replies
+are confirmed; with a single slot that needs a second bundle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+from msgspec import Raw, Struct
+
+from common.broker import Connection, Consumer, Delivery
+from common.errors import WireError
+from common.telemetry import Telemetry
+from common.topology import Queue
+from common.wire import Assignment, Bundle, ReturnReason, check_type, decode
+from worker_service.attempts import Attempt, DeliveredBundle, Leases
+from worker_service.dead_letters import Bury
+from worker_service.events import Received, Undecodable
+from worker_service.replier import Answer
+from worker_service.results import returned
+
+MAX_BUNDLE_BYTES: Final = 8 * 1024 * 1024
+"""Refused without decoding above this size; the scheduler's bundles have 256 KiB, or one large task."""
+
+_log = logging.getLogger(__name__)
+
+
+class RawBundle(Struct):
+    """A bundle whose tasks are decoded one by one, to find the bad one."""
+
+    queue: str
+    tasks: list[Raw]
+
+
+class LeaseOnly(Struct):
+    """What it takes to say that an assignment cannot be decoded."""
+
+    id: str
+    lease: str
+    attempt: int
+
+
+def prefetch_for(slots: int) -> int:
+    """How many bundles to take at a time; see the module's docstring."""
+    return max(2, slots)
+
+
+class WorkConsumer:
+    """Consumes one work queue.
+
+    Args:
+        connection: the consuming connection.
+        name: the queue's name in Warren.
+        queue: the work queue behind it, declared when it is missing and the broker's permissions allow it.
+        slots: how many tasks this worker runs at a time.
+        leases: where the accepted leases are listed.
+        accept: takes the attempts.
+        answer: takes the outcomes of what is not run.
+        bury: takes what cannot be decoded.
+        telemetry: where `Received` and `Undecodable` go.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        name: str,
+        queue: Queue,
+        *,
+        slots: int,
+        leases: Leases,
+        accept: Callable[[Sequence[Attempt]], None],
+        answer: Answer,
+        bury: Bury,
+        telemetry: Telemetry,
+    ) -> None:
+        self.name = name
+        self._prefetch = prefetch_for(slots)
+        self._leases = leases
+        self._accept = accept
+        self._answer = answer
+        self._bury = bury
+        self._telemetry = telemetry
+        self._consumer = Consumer(connection, queue, self._arrived, prefetch=self._prefetch, declare=True)
+        self._backlog: deque[Delivery] = deque()
+        self._open = 0
+        self._settling: set[asyncio.Task[None]] = set()
+
+    @property
+    def consuming(self) -> bool:
+        """True while the broker knows this consumer."""
+        return self._consumer.consuming
+
+    async def start(self) -> None:
+        """Start consuming; returns at once."""
+        await self._consumer.start()
+
+    async def drain(self) -> None:
+        """Take no more."""
+        await self._consumer.drain()
+
+    async def stop(self) -> None:
+        """Close the channel: what is unacked goes back to the queue."""
+        await self._consumer.stop()
+        self._backlog.clear()
+
+    def _arrived(self, delivery: Delivery) -> None:
+        self._backlog.append(delivery)
+        self._take()
+
+    def _take(self) -> None:
+        """Unpack what has arrived, but never more than one prefetch of unanswered bundles.
+
+        After each reconnect the broker hands over a new prefetch, while the outcomes of the one before may not be
+        confirmed yet: without this bound they would pile up as long as replies stall.
+        """
+        while self._backlog and self._open < self._prefetch:
+            delivery = self._backlog.popleft()
+            if delivery.subscription.alive:
+                self._open += 1
+                self._unpack(delivery)
+
+    def _settled(self) -> None:
+        self._open -= 1
+        self._take()
+
+    def _unpack(self, delivery: Delivery) -> None:
+        bundle = DeliveredBundle(delivery, self.name, self._settled)
+        try:
+            assignments = self._decode(delivery)
+        except WireError:
+            assignments = self._decode_one_by_one(delivery, bundle)
+        self._telemetry.emit(Received(self.name, len(assignments), delivery.redelivered))
+        now = asyncio.get_running_loop().time()
+        attempts = [Attempt(assignment, bundle, now) for assignment in assignments]
+        if delivery.redelivered:
+            bundle.open += len(attempts)
+            self._answer([(each, returned(each.assignment, ReturnReason.REDELIVERED)) for each in attempts])
+        else:
+            fresh = []
+            for attempt in attempts:
+                if not self._leases.knows(attempt.assignment.lease):
+                    self._leases.hold(attempt)
+                    fresh.append(attempt)
+            if len(fresh) < len(attempts):
+                _log.info("second copies of leases are not run", extra={"count": len(attempts) - len(fresh)})
+            bundle.open += len(fresh)
+            self._accept(fresh)
+        if not bundle.open:
+            task = asyncio.get_running_loop().create_task(bundle.settle())
+            self._settling.add(task)
+            task.add_done_callback(self._settling.discard)
+
+    def _decode(self, delivery: Delivery) -> list[Assignment]:
+        check_type(Bundle, delivery.type)
+        if len(delivery.body) > MAX_BUNDLE_BYTES:
+            raise WireError(f"the bundle has {len(delivery.body)} bytes, more than {MAX_BUNDLE_BYTES}")
+        return decode(Bundle, delivery.body).tasks
+
+    def _decode_one_by_one(self, delivery: Delivery, bundle: DeliveredBundle) -> list[Assignment]:
+        """The good assignments of a bundle that does not decode as a whole; the others are answered or buried."""
+        try:
+            check_type(Bundle, delivery.type)
+            if len(delivery.body) > MAX_BUNDLE_BYTES:
+                raise WireError(f"the bundle has {len(delivery.body)} bytes, more than {MAX_BUNDLE_BYTES}")
+            raws = decode(RawBundle, delivery.body).tasks
+        except WireError as error:
+            self._give_up(bundle, delivery.body, delivery.type, str(error))
+            return []
+        good: list[Assignment] = []
+        for raw in raws:
+            try:
+                good.append(decode(Assignment, raw))
+            except WireError as error:
+                self._undecodable(bundle, raw, delivery.type, str(error))
+        return good
+
+    def _undecodable(self, bundle: DeliveredBundle, raw: Raw, message_type: str | None, reason: str) -> None:
+        try:
+            known = decode(LeaseOnly, raw)
+        except WireError:
+            body = b'{"queue":%s,"tasks":[%s]}' % (msgspec.json.encode(self.name), bytes(raw))
+            self._give_up(bundle, body, message_type, reason)
+            return
+        _log.warning("an assignment cannot be decoded", extra={"task_id": known.id, "reason": reason})
+        self._telemetry.emit(Undecodable(self.name))
+        assignment = Assignment(known.id, "", known.lease, known.attempt)
+        bundle.open += 1
+        attempt = Attempt(assignment, bundle, 0.0)
+        self._answer([(attempt, returned(assignment, ReturnReason.UNDECODABLE))])
+
+    def _give_up(self, bundle: DeliveredBundle, body: bytes, message_type: str | None, reason: str) -> None:
+        _log.warning("a work message cannot be decoded", extra={"queue": self.name, "reason": reason})
+        self._telemetry.emit(Undecodable(self.name))
+        bundle.open += 1
+        self._bury(bundle, body, message_type, reason)

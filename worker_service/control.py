@@ -1,0 +1,54 @@
+"""Control messages: what a scheduler or an operator tells this worker, on a queue that lives as long as it does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from common.broker import Connection, Consumer, Delivery
+from common.errors import WireError
+from common.topology import Queue
+from common.wire import Control, ControlVerb, check_type, decode
+
+_log = logging.getLogger(__name__)
+
+
+class ControlListener:
+    """Listens to control messages.
+
+    Args:
+        connection: the consuming connection.
+        queue: this worker's control queue, exclusive.
+        probe: called with the token of each `probe`.
+    """
+
+    def __init__(self, connection: Connection, queue: Queue, probe: Callable[[str], None]) -> None:
+        self._probe = probe
+        self._consumer = Consumer(connection, queue, self._arrived, prefetch=0, no_ack=True)
+
+    @property
+    def consuming(self) -> bool:
+        """True while the broker knows this consumer."""
+        return self._consumer.consuming
+
+    async def start(self) -> None:
+        """Start listening; returns at once."""
+        await self._consumer.start()
+
+    async def drain(self) -> None:
+        """Nothing: a draining worker answers probes too."""
+
+    async def stop(self) -> None:
+        """Stop listening; the queue ends with the connection."""
+        await self._consumer.stop()
+
+    def _arrived(self, delivery: Delivery) -> None:
+        try:
+            check_type(Control, delivery.type)
+            message = decode(Control, delivery.body)
+        except WireError as error:
+            # Also a verb of a newer version: a worker does what it knows.
+            _log.warning("a control message is ignored", extra={"reason": str(error)})
+            return
+        if message.verb is ControlVerb.PROBE:
+            self._probe(message.token)

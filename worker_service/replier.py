@@ -1,0 +1,241 @@
+"""Replies: outcomes in confirmed messages, and only then the acks.
+
+::
+
+    outcomes that are there by now ──> one message ──> confirm ──> leases released ──> bundles with nothing open: ack
+                                          │ failed or unknown: the same message again, for ever, with backoff
+
+The order is the promise: an ack before the confirm would lose the outcome with this process. An unknown publish is
+repeated, since the scheduler applies a lease's outcome once. What cannot be acked because its channel died is replied
+all the same: the broker delivers that bundle again to somebody who gives it back, and the scheduler has the outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from common import failpoints
+from common.broker import Publisher
+from common.broker.connection import reconnect_wait
+from common.errors import BrokerError, BrokerRefused
+from common.telemetry import Telemetry
+from common.wire import MAX_PACK_BYTES, MAX_PACK_ITEMS, TYPES, ErrorKind, Outcome, OutcomeKind, Reply, encode
+from worker_service.attempts import DeliveredBundle, Leases
+from worker_service.events import Completed, Held, Replied, Returned
+from worker_service.results import failure
+from worker_service.runtimes import Done
+
+MAX_IN_FLIGHT: Final = 8
+"""Replies that wait for their confirm at a time. More would only make each of them smaller."""
+_OUTCOME_BYTES: Final = 250
+"""What an outcome takes besides its result and error."""
+_PRECONDITION_FAILED: Final = 406
+_LONGEST_WAIT: Final = 10.0
+_SUSPICIOUS_BYTES: Final = 64 * 1024
+
+_log = logging.getLogger(__name__)
+
+
+class Replier:
+    """Sends outcomes to the scheduler.
+
+    Args:
+        worker: this worker's id.
+        publisher: on the publishing connection.
+        exchange: the reply exchange's name.
+        leases: released as their outcomes are confirmed.
+        telemetry: where `Completed`, `Returned`, `Held` and `Replied` go.
+    """
+
+    def __init__(
+        self, worker: str, publisher: Publisher, exchange: str, leases: Leases, telemetry: Telemetry
+    ) -> None:
+        self._worker = worker
+        self._publisher = publisher
+        self._exchange = exchange
+        self._leases = leases
+        self._telemetry = telemetry
+        self._pending: deque[Done] = deque()
+        self._sending: set[asyncio.Task[None]] = set()
+        self._scheduled = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.stuck_reason = ""
+        """Why replies are not confirmed now; empty when they are."""
+
+    @property
+    def unanswered(self) -> int:
+        """How many outcomes wait to be sent; those in flight not counted."""
+        return len(self._pending)
+
+    async def start(self) -> None:
+        """Nothing: the first outcome starts the first message."""
+
+    def answer(self, done: Sequence[Done]) -> None:
+        """Send these outcomes with those that are there when the event loop comes round."""
+        self._count(done)
+        self._pending.extend(done)
+        self._idle.clear()
+        self._schedule()
+
+    async def drain(self) -> None:
+        """Wait until everything is confirmed and acked."""
+        await self._idle.wait()
+
+    async def stop(self) -> None:
+        """Give up what is not confirmed; its bundles are not acked."""
+        sending = list(self._sending)
+        for task in sending:
+            task.cancel()
+        if sending:
+            await asyncio.wait(sending)
+
+    def _schedule(self) -> None:
+        if not self._scheduled and len(self._sending) < MAX_IN_FLIGHT:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        while self._pending and len(self._sending) < MAX_IN_FLIGHT:
+            task = asyncio.get_running_loop().create_task(self._send(self._pack()), name="reply")
+            self._sending.add(task)
+            task.add_done_callback(self._sent)
+
+    def _pack(self) -> list[Done]:
+        pack: list[Done] = []
+        size = 0
+        while self._pending and len(pack) < MAX_PACK_ITEMS:
+            size += _size(self._pending[0][1])
+            if pack and size > MAX_PACK_BYTES:
+                break
+            pack.append(self._pending.popleft())
+        return pack
+
+    def _sent(self, task: asyncio.Task[None]) -> None:
+        self._sending.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a reply was given up", exc_info=error)
+        if self._pending:
+            self._schedule()
+        elif not self._sending:
+            self._idle.set()
+
+    async def _send(self, pack: list[Done]) -> None:
+        await failpoints.reached("worker.before_reply")
+        try:
+            await self._publish_until_confirmed(pack)
+        except _TooLarge:
+            for attempt, outcome in pack:
+                await self._send_alone((attempt, outcome))
+            return
+        await self._confirmed(pack)
+
+    async def _send_alone(self, done: Done) -> None:
+        """One outcome of a message that the broker finds too large; a failure in place of one that still is."""
+        try:
+            await self._publish_until_confirmed([done])
+        except _TooLarge as error:
+            attempt, outcome = done
+            text = f"the broker refused the reply with this result ({_size(outcome)} bytes) as too large: {error}"
+            _log.warning("a result is too large for the broker", extra={"task_id": outcome.id, "reason": str(error)})
+            done = (attempt, failure(attempt.assignment, ErrorKind.BAD_RESULT, "BadResult", text))
+            await self._publish_until_confirmed([done])
+        await self._confirmed([done])
+
+    async def _publish_until_confirmed(self, pack: list[Done]) -> None:
+        """Publish the same message until it is confirmed.
+
+        Raises:
+            _TooLarge: the broker refused it again and again, and it is large enough to be the reason.
+        """
+        body = encode(Reply(self._worker, [outcome for _, outcome in pack]))
+        failures = refused = 0
+        while True:
+            try:
+                await self._publisher.ready()
+                await self._publish(body)
+            except BrokerError as error:
+                refused += isinstance(error, BrokerRefused) and error.code == _PRECONDITION_FAILED
+                # Others' messages share the channel and its end, so a refusal says something only about a large one.
+                if refused >= 3 and len(body) > _SUSPICIOUS_BYTES:
+                    raise _TooLarge(str(error)) from None
+                self._retrying(error, failures)
+            except Exception as error:
+                _log.exception("publishing a reply failed")
+                self._retrying(error, failures)
+            else:
+                self.stuck_reason = ""
+                return
+            await asyncio.sleep(min(_LONGEST_WAIT, reconnect_wait(failures)))
+            failures += 1
+
+    async def _publish(self, body: bytes) -> None:
+        publishing = self._publisher.publish(self._exchange, "reply", body, type=TYPES[Reply])
+        if not failpoints.armed():
+            await publishing
+            return
+        task = asyncio.ensure_future(publishing)
+        for _ in range(10):  # until the frames are written; the confirm takes a flush to disk longer
+            await asyncio.sleep(0)
+        await failpoints.reached("worker.after_reply")
+        await task
+        await failpoints.reached("worker.after_confirm")
+
+    def _retrying(self, error: Exception, failures: int) -> None:
+        self.stuck_reason = str(error)
+        if failures == 0:
+            _log.warning("a reply is not confirmed, it is sent again", extra={"reason": str(error)})
+
+    async def _confirmed(self, pack: list[Done]) -> None:
+        complete: list[DeliveredBundle] = []
+        for attempt, outcome in pack:
+            if outcome.kind is not OutcomeKind.HELD:
+                self._leases.answered(attempt)
+            if not attempt.settled:
+                attempt.settled = True
+                bundle = attempt.bundle
+                bundle.open -= 1
+                if not bundle.open:
+                    complete.append(bundle)
+        self._telemetry.emit(Replied(len(pack)))
+        for bundle in complete:
+            await bundle.settle()
+        if complete:
+            await failpoints.reached("worker.after_ack")
+
+    def _count(self, done: Sequence[Done]) -> None:
+        completed: dict[tuple[str, str, OutcomeKind], list[float]] = {}
+        others: dict[tuple[str, OutcomeKind, str], int] = {}
+        for attempt, outcome in done:
+            kind, queue = outcome.kind, attempt.bundle.queue
+            if outcome.reason is None and kind is not OutcomeKind.HELD:
+                completed.setdefault((queue, attempt.assignment.task, kind), []).append(outcome.run_seconds)
+            else:
+                other = (queue, kind, outcome.reason or "")
+                others[other] = others.get(other, 0) + 1
+        for (queue, task, kind), seconds in completed.items():
+            self._telemetry.emit(Completed(queue, task, kind.value, seconds))
+        for (queue, kind, reason), count in others.items():
+            event = Held(queue, count) if kind is OutcomeKind.HELD else Returned(queue, str(reason), count)
+            self._telemetry.emit(event)
+
+
+class _TooLarge(Exception):  # noqa: N818 - private, and not an error
+    """The broker does not take a message of this size."""
+
+
+def _size(outcome: Outcome) -> int:
+    """About how many bytes the outcome takes in a message."""
+    size = _OUTCOME_BYTES + len(memoryview(outcome.result))
+    if outcome.error is not None:
+        size += 2 * (len(outcome.error.message) + len(outcome.error.traceback))
+    return size
+
+
+Answer = Callable[[Sequence[Done]], None]
+"""`Replier.answer`, as the other parts see it."""
