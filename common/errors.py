@@ -23,6 +23,7 @@
     ├── StoreError              about the database
     │   ├── StoreUnavailable    locked, full or away: nothing was written, try again
     │   ├── StoreRefused        the database refused a value; it will refuse it again
+    │   │   └── StoreConflict   a value that has to be unique is stored already
     │   └── StoreOutOfDate      the schema is older or newer than this program
     ├── WireError               a message that cannot be decoded; the text says where
     └── NotOurPackage           another distribution's `common` package was imported
@@ -174,6 +175,10 @@ class StoreUnavailable(StoreError):
 
 class StoreRefused(StoreError):
     """The database refused a value. Nothing was written, and the same call fails again."""
+
+
+class StoreConflict(StoreRefused):
+    """A value that has to be unique is stored already. Nothing was written."""
 
 
 class StoreOutOfDate(StoreError):

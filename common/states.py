@@ -212,8 +212,8 @@ def transition(task: Task, event: Event, now: float, rules: Rules) -> Transition
     if isinstance(event, UnknownFunction):
         return _changed(_unknown_function(task, event, now, rules))
     if isinstance(event, Held):
-        return _changed(replace(task, held=True))
-    return _changed(_lost(task, event, rules))
+        return _changed(replace(task, held=True, unknown_since=None))
+    return _changed(replace(_lost(task, event, rules), unknown_since=None))
 
 
 def _changed(task: Task) -> Transition:
@@ -240,7 +240,7 @@ def _failed(task: Task, event: Failed, rules: Rules) -> Transition:
     if crashes >= rules.max_crashes:
         return _changed(replace(task, state=State.FAILED, error=event.error, crashes=crashes))
     again = _queued(task, attempt=task.attempt, isolation=max_isolation(task.isolation, Isolation.CHILD))
-    return _changed(replace(again, crashes=crashes))
+    return _changed(replace(again, crashes=crashes, unknown_since=None))
 
 
 def _unknown_function(task: Task, event: UnknownFunction, now: float, rules: Rules) -> Task:

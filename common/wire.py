@@ -22,9 +22,9 @@ MAX_PACK_BYTES: Final = 1024 * 1024
 MAX_PACK_ITEMS: Final = 1000
 """A pack closes at this many items."""
 
-TaskId = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$", max_length=36)]
-TaskName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.:-]*$", max_length=128)]
-QueueName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
+TaskId = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z", max_length=36)]
+TaskName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.:-]*\Z", max_length=128)]
+QueueName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z", max_length=64)]
 Priority = Annotated[int, Meta(ge=0, le=9)]
 
 DEFAULT_QUEUE: Final = "default"
@@ -156,6 +156,13 @@ class Reply(Struct):
     outcomes: list[Outcome]
 
 
+class RawReply(Struct):
+    """A reply whose outcomes are decoded one by one, to find the bad one."""
+
+    worker: str
+    outcomes: list[Raw]
+
+
 class Barrier(Struct):
     """Scheduler to itself through the reply queue: every reply before it has been applied (``warren.barrier.v1``)."""
 
@@ -226,8 +233,8 @@ class Beat(Struct, omit_defaults=True):
     worker: str
     number: int
     """Counts this worker's beats from 1."""
-    queues: list[str]
-    slots: int
+    queues: Annotated[list[QueueName], Meta(max_length=1000)]
+    slots: Annotated[int, Meta(ge=0, le=100_000)]
     running: list[str]
     """Leases that have started and are not yet answered (reply confirmed)."""
     waiting: list[str]
@@ -266,6 +273,7 @@ TYPES: Final[dict[type[Struct], str]] = {
     RawSubmission: "warren.submission.v1",
     Bundle: "warren.bundle.v1",
     Reply: "warren.reply.v1",
+    RawReply: "warren.reply.v1",
     Barrier: "warren.barrier.v1",
     Told: "warren.told.v1",
     Ask: "warren.ask.v1",

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
+from common.wire import DEFAULT_QUEUE
 from deploy.definitions import Role, definitions
 
 VHOST: Final = "warren"
@@ -87,23 +88,30 @@ def prepare(state: State, environ: Mapping[str, str]) -> bool:
 
     Args:
         state: where they are.
-        environ: `PIP_CONFIG_FILE` in it names a pip.conf for the build of the image.
+        environ: `PIP_CONFIG_FILE` in it names a pip.conf for the build of the image; `WARREN_QUEUES`, also in `.env`,
+            are the work queues to declare: a worker may not, and would wait for the first task of each.
 
     Returns:
         Whether files that running containers have been given are different now.
     """
-    passwords = read_passwords(state)
+    values = read_env(state)
+    queues = environ.get("WARREN_QUEUES") or values.get("WARREN_QUEUES") or DEFAULT_QUEUE
     state.secrets.mkdir(mode=0o700, parents=True, exist_ok=True)
     state.secrets.chmod(0o700)
-    brokers = {role: passwords[variable(role)] for role in Role}
-    found = definitions(brokers, vhost=VHOST, known_hashes=_hashes(state.secrets / "definitions.json"))
+    brokers = {role: values[variable(role)] for role in Role}
+    found = definitions(
+        brokers,
+        vhost=VHOST,
+        queues=[name.strip() for name in queues.split(",")],
+        known_hashes=_hashes(state.secrets / "definitions.json"),
+    )
     changed = [
         _write(state.secrets / "definitions.json", json.dumps(found, indent=2) + "\n"),
         *(
             _write(state.secrets / f"{role}_url", amqp_url(role, brokers[role], _BROKER))
             for role in (Role.SCHEDULER, Role.WORKER)
         ),
-        _write(state.secrets / "grafana_password", passwords[_GRAFANA]),
+        _write(state.secrets / "grafana_password", values[_GRAFANA]),
     ]
     pip_file = environ.get("PIP_CONFIG_FILE", "")
     _write(state.secrets / "pip.conf", Path(pip_file).read_text() if pip_file else "")
@@ -120,7 +128,7 @@ def write_client_url(state: State, address: str) -> Path:
     Returns:
         The file: for `WARREN_AMQP_URL_FILE`, so that the password appears on no screen and in no process list.
     """
-    password = read_passwords(state)[variable(Role.CLIENT)]
+    password = read_env(state)[variable(Role.CLIENT)]
     file = state.secrets / "client_url"
     _write(file, amqp_url(Role.CLIENT, password, address), mode=0o600)
     return file
@@ -131,8 +139,8 @@ def amqp_url(role: Role, password: str, address: str) -> str:
     return f"amqp://{role}:{quote(password, safe='')}@{address}/{VHOST}"
 
 
-def read_passwords(state: State) -> dict[str, str]:
-    """The passwords of `.env` by variable, after adding those that it lacks."""
+def read_env(state: State) -> dict[str, str]:
+    """The variables of `.env`, after adding the passwords that it lacks."""
     file = state.env_file
     text = file.read_text() if file.exists() else _HEADER
     found = dict(_assignments(text))

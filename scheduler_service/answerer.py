@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from common.broker import BatchConsumer, Connection, Delivery, Publisher
 from common.errors import BrokerError, WireError
 from common.states import State
+from common.telemetry import Telemetry
 from common.topology import Topology
 from common.wire import Ask, AskKind, Statuses, TaskResult, TaskStatus, Told, check_type, decode
 from scheduler_service import operations
+from scheduler_service.events import Parked
 from scheduler_service.fleet.directory import Directory
-from scheduler_service.reception import Refusal, check_reply_to
+from scheduler_service.reception import Refusal, check_reply_to, parked_message
+from scheduler_service.storage.parked import ParkedMessage
 from scheduler_service.storage.store import Store
 from scheduler_service.storage.tasks import StoredTask
 
@@ -35,6 +40,7 @@ class Answerer:
         store: where tasks are.
         directory: the live workers, for what the store does not know.
         tell: tells results by reply queue.
+        telemetry: where `Parked` goes.
     """
 
     def __init__(
@@ -46,7 +52,9 @@ class Answerer:
         directory: Directory,
         *,
         tell: Tell,
+        telemetry: Telemetry,
     ) -> None:
+        self._telemetry = telemetry
         self._publisher = publisher
         self._topology = topology
         self._store = store
@@ -67,19 +75,27 @@ class Answerer:
         await self.consumer.stop()
 
     async def _handle(self, deliveries: list[Delivery]) -> None:
+        refused: list[ParkedMessage] = []
         for delivery in deliveries:
             try:
                 check_type(Ask, delivery.type)
                 ask = decode(Ask, delivery.body)
                 user, reply_to = delivery.user_id or "", delivery.reply_to or ""
                 check_reply_to(reply_to, user, self._topology)
-            except (WireError, Refusal) as error:
-                log.warning("a question is dropped", extra={"user": delivery.user_id, "reason": str(error)})
+            except WireError as error:
+                refused.append(parked_message("request", delivery, "undecodable", str(error)))
+                continue
+            except Refusal as refusal:
+                refused.append(parked_message("request", delivery, refusal.reason, str(refusal)))
                 continue
             if ask.kind is AskKind.WAIT:
                 await self._answer_wait(ask, user, reply_to, delivery.correlation_id)
             else:
                 await self._answer_status(ask, user, reply_to, delivery.correlation_id)
+        if refused:
+            await self._store.run(operations.park, refused, time.time())
+            for reason, count in Counter(message.reason for message in refused).items():
+                self._telemetry.emit(Parked("request", reason, count))
 
     async def _answer_wait(self, ask: Ask, user: str, reply_to: str, correlation_id: str | None) -> None:
         results, unknown = await self._store.run(operations.wait_for, ask.ids, user, reply_to)

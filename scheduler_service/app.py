@@ -4,8 +4,8 @@ A task's way through it::
 
     submit queue -> Intake -> store -> Dispatcher -> work queue ... reply queue -> Collector -> store -> Teller
 
-Start order: the store and the gate (lock, topology) before anything that consumes. Stop order: what takes work in
-first (intake, answerer), then what sends (dispatcher), then what collects, and the store last.
+Start order: the store and the gate (lock, topology) before anything that consumes. Stop order, the reverse: what takes
+work in first (intake, answerer), then what collects, then what sends, and the store last.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from common.lifecycle import Service
 from common.states import Rules
 from common.telemetry import Telemetry
 from common.topology import Topology
+from common.wire import MAX_PACK_BYTES
 from scheduler_service.answerer import Answerer
 from scheduler_service.collector import Collector
 from scheduler_service.dispatcher import Dispatcher
@@ -99,14 +100,14 @@ class Scheduler:
             report=service.report,
         )
         undertaker = Undertaker(consuming, topology, store, suspect=rescuer.suspect, telemetry=telemetry)
-        answerer = Answerer(consuming, publisher, topology, store, directory, tell=teller.tell)
+        answerer = Answerer(consuming, publisher, topology, store, directory, tell=teller.tell, telemetry=telemetry)
         intake = Intake(
             consuming,
             topology,
             store,
             dispatcher=dispatcher,
             tell=teller.tell_soon,
-            limits=Limits(settings.max_task_bytes, settings.max_depth),
+            limits=Limits(settings.max_task_bytes, settings.max_depth, 2 * MAX_PACK_BYTES + settings.max_task_bytes),
             telemetry=telemetry,
         )
 

@@ -36,6 +36,7 @@ from common.wire import (
     ErrorKind,
     Outcome,
     OutcomeKind,
+    RawReply,
     Reply,
     ReturnReason,
     TaskResult,
@@ -148,11 +149,11 @@ class Collector:
                     tokens.append(decode(Barrier, delivery.body).token)
                     continue
                 check_type(Reply, delivery.type)
-                reply = decode(Reply, delivery.body)
+                worker, outcomes = _outcomes(delivery, refused)
             except WireError as error:
                 refused.append(parked_message("reply", delivery, "undecodable", str(error)))
                 continue
-            for outcome in reply.outcomes:
+            for outcome in outcomes:
                 if outcome.kind is OutcomeKind.RETURNED:
                     flight = self._flights.by_lease.get(outcome.lease)
                     reason = outcome.reason or ReturnReason.REDELIVERED
@@ -160,7 +161,7 @@ class Collector:
                     if reason is ReturnReason.REDELIVERED:
                         suspects.append(outcome.lease)
                         continue
-                reports.append(Report(outcome.id, _event(outcome), reply.worker, outcome.run_seconds))
+                reports.append(Report(outcome.id, _event(outcome), worker, outcome.run_seconds))
         if refused:
             await self._store.run(operations.park, refused, time.time())
             self._telemetry.emit(events.Parked("reply", "undecodable", len(refused)))
@@ -228,16 +229,42 @@ class Collector:
             self._telemetry.emit(events.Held(queue, count))
 
 
+def _outcomes(delivery: Delivery, refused: list[ParkedMessage]) -> tuple[str, list[Outcome]]:
+    """The outcomes of a reply; when it does not decode as a whole, those that do, one by one."""
+    try:
+        reply = decode(Reply, delivery.body)
+    except WireError:
+        pass
+    else:
+        return reply.worker, reply.outcomes
+    raw_reply = decode(RawReply, delivery.body)
+    outcomes: list[Outcome] = []
+    for raw in raw_reply.outcomes:
+        try:
+            outcomes.append(decode(Outcome, raw))
+        except WireError as error:
+            message = parked_message("reply", delivery, "undecodable", str(error))
+            message.payload = bytes(raw)
+            refused.append(message)
+    return raw_reply.worker, outcomes
+
+
+# A worker of another version may understand it: both are tried again for the grace time, then failed.
+_NOT_UNDERSTOOD = {
+    ReturnReason.UNKNOWN_FUNCTION: "no worker knows this task function",
+    ReturnReason.UNDECODABLE: "no worker can decode this assignment",
+}
+
+
 def _event(outcome: Outcome) -> Event:
     if outcome.kind is OutcomeKind.SUCCEEDED:
         return Succeeded(outcome.attempt, outcome.lease, outcome.result)
     if outcome.kind is OutcomeKind.HELD:
         return Held(outcome.lease)
     if outcome.kind is OutcomeKind.RETURNED:
-        if outcome.reason is ReturnReason.UNKNOWN_FUNCTION:
-            error = outcome.error or ErrorInfo(
-                ErrorKind.UNKNOWN_FUNCTION, "UnknownFunction", "no worker knows this task function"
-            )
+        if outcome.reason in _NOT_UNDERSTOOD:
+            what = _NOT_UNDERSTOOD[outcome.reason]
+            error = outcome.error or ErrorInfo(ErrorKind.UNKNOWN_FUNCTION, "UnknownFunction", what)
             return UnknownFunction(outcome.lease, error)
         return Returned(outcome.lease)
     error = outcome.error or ErrorInfo(ErrorKind.EXCEPTION, "Unknown", "the worker gave no reason")

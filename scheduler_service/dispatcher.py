@@ -171,9 +171,12 @@ class Dispatcher:
             self._flights.launch(claimed, now)
         limits = {queue: self._flights.window(queue, now).bundle for queue in {task.queue for task in claimed}}
         for bundle in pack(claimed, limits):
-            task = asyncio.create_task(self._publish(bundle), name="publish a bundle")
-            self._publishing.add(task)
-            task.add_done_callback(self._publishing.discard)
+            self._start_publishing(bundle)
+
+    def _start_publishing(self, bundle: list[ClaimedTask]) -> None:
+        task = asyncio.create_task(self._publish(bundle), name="publish a bundle")
+        self._publishing.add(task)
+        task.add_done_callback(self._publishing.discard)
 
     async def _run(self) -> None:
         failures = 0
@@ -249,6 +252,13 @@ class Dispatcher:
                     "a bundle is not confirmed, publishing it again",
                     extra={"queue": queue, "tasks": len(bundle), "reason": str(error)},
                 )
+            except Exception:
+                # A fault of ours: it must not strand the bundle, nor one bad task its neighbours.
+                log.exception("a bundle cannot be published", extra={"queue": queue, "tasks": len(bundle)})
+                if len(bundle) > 1:
+                    for task in bundle:
+                        self._start_publishing([task])
+                    return
             await asyncio.sleep(min(LONGEST_RETRY, reconnect_wait(failures)))
             await self._publisher.ready()
             failures += 1

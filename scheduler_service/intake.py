@@ -13,10 +13,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from sqlalchemy.exc import IntegrityError
-
 from common.broker import BatchConsumer, Connection, Delivery
-from common.errors import StoreRefused
+from common.errors import StoreConflict, StoreRefused
 from common.failpoints import reached
 from common.states import TERMINAL, State
 from common.telemetry import Telemetry
@@ -148,9 +146,7 @@ class Intake:
             await reached("intake.before_commit")
             try:
                 accepted = await self._store.run(operations.accept, new, refused, mark, now)
-            except StoreRefused as error:
-                if not isinstance(error.__cause__, IntegrityError):
-                    raise
+            except StoreConflict:
                 accepted = await self._store.run(operations.accept_carefully, new, refused, mark, now)
             await reached("intake.after_commit")
         except BaseException:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
-from sqlalchemy import Connection
 
 from common.states import TERMINAL, Due, Event, Rules, State, Task, Verdict, transition
 from common.wire import TaskResult
 from scheduler_service.storage import marks, parked, tasks
+from scheduler_service.storage.engine import Connection
 from scheduler_service.storage.parked import ParkedMessage
 from scheduler_service.storage.tasks import ClaimedTask, NewTask, Placement, StoredTask
 
@@ -37,7 +37,7 @@ def accept(
     """Store submissions whose ids are all new, and park what was refused.
 
     Raises:
-        sqlalchemy.exc.IntegrityError: one of the ids is known: use `accept_carefully`.
+        StoreConflict: one of the ids is known: use `accept_carefully`. (Raised by the store that runs this.)
     """
     tasks.insert(connection, new, now)
     parked.park(connection, refused, now)

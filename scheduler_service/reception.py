@@ -38,7 +38,7 @@ class Limits(Struct, frozen=True):
 
     task_bytes: int
     depth: int
-    message_bytes: int = 2 * 1024 * 1024
+    message_bytes: int
 
 
 class Refusal(Exception):

@@ -51,9 +51,7 @@ class Replier:
         telemetry: where `Completed`, `Returned`, `Held` and `Replied` go.
     """
 
-    def __init__(
-        self, worker: str, publisher: Publisher, exchange: str, leases: Leases, telemetry: Telemetry
-    ) -> None:
+    def __init__(self, worker: str, publisher: Publisher, exchange: str, leases: Leases, telemetry: Telemetry) -> None:
         self._worker = worker
         self._publisher = publisher
         self._exchange = exchange

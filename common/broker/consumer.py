@@ -218,6 +218,8 @@ class BatchConsumer:
             except Exception as error:
                 # A fault of ours must not end the consumer: it would be connected and deaf.
                 log.exception("handling a batch failed", extra={"queue": self.name, "messages": len(batch)})
+                if self._no_ack:
+                    break
                 self._retrying(error, failures)
             await asyncio.sleep(min(LONGEST_RETRY, reconnect_wait(failures)))
             failures += 1

@@ -81,11 +81,17 @@ class Handle(BaseHandle[R]):
 class Submitter:
     """The verbs that submit, with options that hold for each call."""
 
-    def __init__(self, client: Client, queue: str | None, priority: int | None, task_id: str | None) -> None:
-        self._client = client
+    def __init__(
+        self, client: Client | None, queue: str | None, priority: int | None, task_id: str | None
+    ) -> None:
+        self._owner = client
         self._queue = queue
         self._priority = priority
         self._task_id = task_id
+
+    def _client(self) -> Client:
+        assert self._owner is not None
+        return self._owner
 
     def options(
         self, *, queue: str | None = None, priority: int | None = None, task_id: str | None = None
@@ -98,7 +104,7 @@ class Submitter:
             task_id: the id of the one task to be submitted. Submitting the same again with the same id is safe.
         """
         return Submitter(
-            self._client,
+            self._client(),
             self._queue if queue is None else queue,
             self._priority if priority is None else priority,
             self._task_id if task_id is None else task_id,
@@ -131,7 +137,7 @@ class Submitter:
             ClientClosed: the client is closed.
         """
         call: Call[Any] = Call(task, args, kwargs, queue=self._queue, priority=self._priority, task_id=self._task_id)
-        return self._client._submit(call)
+        return self._client()._submit(call)
 
     def submit_many(self, calls: Iterable[Call[R]]) -> list[Handle[R]]:
         """Submit many tasks in few messages; returns when all are confirmed.
@@ -146,7 +152,7 @@ class Submitter:
                 drawn, in order.
         """
         options = (self._queue, self._priority, self._task_id)
-        return self._client._submit_many(completed(calls, *options))
+        return self._client()._submit_many(completed(calls, *options))
 
 
 class Client(Submitter):
@@ -173,12 +179,15 @@ class Client(Submitter):
         max_task_bytes: int = MAX_TASK_BYTES,
         **settings: Any,
     ) -> None:
-        super().__init__(self, None, None, None)
+        super().__init__(None, None, None, None)
         given = {"amqp_url": url, "namespace": namespace, **settings}
         loaded = load(ClientSettings, table="client", environ=os.environ, overrides=given)
         self._max_task_bytes = max_task_bytes
         self._link = Link(loaded)
         weakref.finalize(self, self._link.abandon).atexit = False
+
+    def _client(self) -> Client:
+        return self  # not kept in an attribute: the cycle would keep a forgotten client alive
 
     def __enter__(self) -> Self:
         return self

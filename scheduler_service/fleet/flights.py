@@ -150,6 +150,8 @@ class Flights:
                 unsure.append(task)
             else:
                 self.by_lease[task.assignment.lease].confirmed = True
+        # A stray may have a lower number than those that are open: the mark must not pass it.
+        self._open = dict.fromkeys(sorted(self._open))
         return unsure
 
     def confirm(self, leases: Iterable[str]) -> None:

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 
-from common.errors import StoreError, StoreRefused, StoreUnavailable
+from common.errors import StoreConflict, StoreError, StoreRefused, StoreUnavailable
 from common.failpoints import hit
 from common.telemetry import Telemetry
 from scheduler_service.events import StoreCommitted, StoreFailed
@@ -196,7 +196,6 @@ def _mapped(error: Exception) -> Exception:
     if isinstance(error, OperationalError | InterfaceError | OSError | TimeoutError):
         return StoreUnavailable(f"the database did not take it: {getattr(error, 'orig', None) or error}")
     if isinstance(error, DBAPIError):
-        refused = StoreRefused(f"the database refused a value: {error.orig}")
-        refused.__cause__ = error
-        return refused
+        kind = StoreConflict if isinstance(error, IntegrityError) else StoreRefused
+        return kind(f"the database refused a value: {error.orig}")
     return error

@@ -4,14 +4,17 @@ import argparse
 import contextlib
 import datetime as dt
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from rich.console import Console
 
+from deploy.local import BrokerError
 from tests.bench import infrastructure
 from tests.bench.backlog import BacklogRun
 from tests.bench.figures import Backlog, Results, SystemFigures, ratios
@@ -27,45 +30,77 @@ from tests.bench.systems.registry import SYSTEMS
 
 _DOCS = Path(__file__).resolve().parents[2] / "docs"
 _SCENARIOS = ("bulk", "single", "threads", "round_trip", "backlog")
-_FULL, _QUICK = (5, 5.0, 1_000_000, 60.0), (2, 1.5, 50_000, 10.0)  # rounds, seconds, backlog, seconds of its drain
+
+
+class Length(NamedTuple):
+    """How long a run takes: rounds, seconds of a repetition, repeats of a disturbed one, the backlog and its drain."""
+
+    rounds: int
+    seconds: float
+    repeats: int
+    backlog: int
+    drain_seconds: float
+
+
+_FULL, _QUICK = Length(5, 5.0, 2, 1_000_000, 60.0), Length(2, 1.5, 0, 50_000, 10.0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns 1 if a wanted system could not be measured."""
     options = _parser().parse_args(arguments)
-    rounds, seconds, backlog, drain = _QUICK if options.quick else _FULL
-    rounds, seconds = options.rounds or rounds, options.seconds or seconds
-    backlog = backlog if options.backlog is None else options.backlog
-    plan = Plan(rounds, seconds, tuple(options.scenario))
     console = Console(width=None if sys.stdout.isatty() else 180)
+    folder = Path(tempfile.mkdtemp(prefix="warren-bench-", dir=options.workdir))
+    failed = True
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a `kill` cleans up just as Ctrl-C does
+    try:
+        results, failed = _measure(options, _length(options), folder, console)
+        print_results(console, results)
+        _write(results, options.json, options.picture)
+    except (BenchError, BrokerError) as error:
+        console.print(f"failed: {error}", markup=False)
+    except KeyboardInterrupt:
+        shutil.rmtree(folder)
+        console.print("stopped; nothing was written, and all that was started is gone")
+        return 130
+    if failed or options.keep:
+        console.print(f"logs are in {folder}")
+    else:
+        shutil.rmtree(folder)
+    return int(failed)
+
+
+def _length(options: argparse.Namespace) -> Length:
+    """Return the wanted length, with what the command line says in its place."""
+    wanted = {name: getattr(options, name) for name in ("rounds", "seconds", "backlog")}
+    given = {name: value for name, value in wanted.items() if value is not None}
+    return (_QUICK if options.quick else _FULL)._replace(**given)
+
+
+def _measure(options: argparse.Namespace, length: Length, folder: Path, console: Console) -> tuple[Results, bool]:
+    """Start broker and Redis, measure all that is wanted; returns the results and whether anything has failed."""
+    plan = Plan(length.rounds, length.seconds, length.repeats, tuple(options.scenario))
     profiler = Profiler(options.profile)
     if profiler.missing:
         console.print("py-spy is not installed: no profiles (`pip install py-spy`)")
-    folder = Path(tempfile.mkdtemp(prefix="warren-bench-", dir=options.workdir))
-    try:
-        with contextlib.ExitStack() as stack:
-            (folder / "broker").mkdir()
-            broker = stack.enter_context(infrastructure.broker(folder / "broker", folder / "broker.log"))
-            redis_url, redis_pid, redis_version = stack.enter_context(infrastructure.redis_server(folder))
-            machine = infrastructure.machine(folder, broker.version, redis_version)
-            site = Site(broker.url, redis_url, "", str(folder), options.slots)
-            chosen, skipped = _choose(options.only, redis_url)
-            for figures in skipped.values():
-                console.print(f"{figures.label} is skipped: {figures.skipped}")
-            wants_backlog = backlog > 0 and "warren" in chosen and (not plan.scenarios or "backlog" in plan.scenarios)
-            total = rounds * sum(len(plan.workloads(system)) for system in chosen.values()) + wants_backlog
-            with Steps(console, total) as steps:
-                pids = {name: pid for name, pid in (("broker", broker.pid), ("redis", redis_pid)) if pid}
-                measured = Rounds(plan, broker, site, pids, profiler, steps.step).run(list(chosen.values()))
-                drained = _drain(site, backlog, drain, steps) if wants_backlog else None
-    except BenchError as error:
-        console.print(f"failed: {error}; logs are in {folder}", markup=False)
-        return 1
+    with contextlib.ExitStack() as stack:
+        broker = stack.enter_context(infrastructure.broker(folder / "broker", folder / "broker.log"))
+        redis_url, redis_pid, redis_version = stack.enter_context(infrastructure.redis_server(folder))
+        machine = infrastructure.machine(folder, broker.version, redis_version)
+        site = Site(broker.url, redis_url, "", str(folder), options.slots)
+        chosen, skipped = _choose(options.only, redis_url)
+        for figures in skipped.values():
+            console.print(f"{figures.label} is skipped: {figures.skipped}")
+        backlog = length.backlog if "warren" in chosen and "backlog" in (options.scenario or _SCENARIOS) else 0
+        total = length.rounds * sum(len(plan.workloads(system)) for system in chosen.values()) + (backlog > 0)
+        with Steps(console, total) as steps:
+            pids = {name: pid for name, pid in (("broker", broker.pid), ("redis", redis_pid)) if pid}
+            measured = Rounds(plan, broker, site, pids, profiler, steps.step).run(list(chosen.values()))
+            drained = _drain(site, backlog, length.drain_seconds, steps) if backlog else None
     results = Results(
         date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         quick=options.quick,
-        rounds=rounds,
-        seconds=seconds,
+        rounds=length.rounds,
+        seconds=length.seconds,
         slots=options.slots,
         machine=machine,
         versions=infrastructure.versions({name for system in SYSTEMS.values() for name in system.distributions}),
@@ -73,14 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         backlog=drained,
         ratios=ratios(measured),
     )
-    print_results(console, results)
-    _write(results, options.json, options.picture)
-    failed = any(figures.skipped for figures in measured.values()) or (wants_backlog and drained is None)
-    if failed:
-        console.print(f"logs are in {folder}")
-    elif not options.keep:
-        shutil.rmtree(folder)
-    return int(failed)
+    failed = any(figures.skipped for figures in measured.values()) or (backlog > 0 and drained is None)
+    return results, failed
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -60,6 +60,7 @@ def broker(folder: Path, log: Path) -> Iterator[Broker]:
     if url:
         yield Broker(url, _broker_version(url), 0, private=False)
         return
+    folder.mkdir()
     with RabbitNode(folder) as node:
         try:
             yield Broker(node.url(), _broker_version(node.url()), node.pid, private=True)

@@ -19,7 +19,7 @@ from common.broker.declare import declare
 from common.telemetry import Telemetry
 from common.topology import Topology
 from deploy.compose import Project
-from deploy.credentials import VHOST, State, amqp_url, prepare, read_passwords, variable
+from deploy.credentials import VHOST, State, amqp_url, prepare, read_env, variable
 from deploy.definitions import Role
 from deploy.local import BrokerError, RabbitNode
 from deploy.local.container import docker_runs
@@ -65,7 +65,7 @@ class Secured:
 def secured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     state = State(tmp_path_factory.mktemp("state"))
     prepare(state, {})
-    passwords = read_passwords(state)
+    passwords = read_env(state)
     if request.param == "local":
         yield from _local(state, passwords)
     else:
@@ -144,6 +144,8 @@ ALLOWED: list[tuple[Role, str, Operation]] = [
     (Role.CLIENT, "is told on its own queue", queue(CLIENT_QUEUE, exclusive=True)),
     (Role.WORKER, "takes work", get("warren.work.default")),
     (Role.WORKER, "replies", publish("warren.reply", "reply")),
+    (Role.WORKER, "gives away what it cannot decode", publish("warren.dlx", "dead")),
+    (Role.WORKER, "looks for a work queue", lambda channel: channel.queue_declare("warren.work.default", passive=True)),
     (Role.WORKER, "hears control messages", bound(CONTROL_QUEUE, "warren.control", "all")),
     (Role.SCHEDULER, "takes submissions", get("warren.submit")),
     (Role.SCHEDULER, "takes replies", get("warren.reply")),
@@ -189,7 +191,6 @@ REFUSED: list[tuple[Role, str, Operation, int]] = [
     (Role.WORKER, "submits", publish("warren.submit", "submit"), 403),
     (Role.WORKER, "hands out work", publish("warren.work", "default"), 403),
     (Role.WORKER, "controls other workers", publish("warren.control", "all"), 403),
-    (Role.WORKER, "forges a dead letter", publish("warren.dlx", "dead"), 403),
     (Role.WORKER, "tells a client", publish("", NOBODYS), 403),
     (Role.WORKER, "reads submissions", get("warren.submit"), 403),
     (Role.WORKER, "reads replies of others", consume("warren.reply"), 403),

@@ -16,7 +16,7 @@ from common.sources import ELSEWHERE
 from common.topology import Topology
 from deploy import dashboard
 from deploy.compose import main
-from deploy.credentials import State, prepare, read_passwords, variable, write_client_url
+from deploy.credentials import State, prepare, read_env, variable, write_client_url
 from deploy.definitions import NOTHING, Role, definitions, password_hash, permissions, same_password
 from scheduler_service.settings import SchedulerSettings
 from worker_service.settings import WorkerSettings
@@ -109,13 +109,13 @@ class TestCredentials:
 
     def test_passwords_differ(self, state: State) -> None:
         prepare(state, {})
-        passwords = [value for name, value in read_passwords(state).items() if name.endswith("_PASSWORD")]
+        passwords = [value for name, value in read_env(state).items() if name.endswith("_PASSWORD")]
         assert len(set(passwords)) == len(Role) + 1
         assert min(map(len, passwords)) >= 32
 
     def test_a_changed_password_changes_what_containers_are_given(self, state: State) -> None:
         prepare(state, {})
-        old = read_passwords(state)[variable(Role.WORKER)]
+        old = read_env(state)[variable(Role.WORKER)]
         state.env_file.write_text(state.env_file.read_text().replace(old, "p@ss/word"))
         assert prepare(state, {}) is True
         assert (state.secrets / "worker_url").read_text() == "amqp://worker:p%40ss%2Fword@rabbitmq:5672/warren"
@@ -128,6 +128,15 @@ class TestCredentials:
         prepare(state, {})
         assert state.env_file.read_text().startswith("STACK_AMQP_PORT=5673\nSTACK_CLIENT_PASSWORD=mine\n")
         assert write_client_url(state, "h:1").read_text() == "amqp://client:mine@h:1/warren"
+
+    @pytest.mark.parametrize("environ", [{}, {"WARREN_QUEUES": "default, email"}])
+    def test_the_queues_that_workers_serve_are_declared(self, state: State, environ: dict[str, str]) -> None:
+        prepare(state, {})
+        if not environ:
+            state.env_file.write_text(state.env_file.read_text() + "WARREN_QUEUES=default,email\n")
+        assert prepare(state, environ) is True
+        queues = json.loads((state.secrets / "definitions.json").read_text())["queues"]
+        assert {"warren.work.default", "warren.work.email"} < {queue["name"] for queue in queues}
 
     def test_the_build_is_given_this_machine_s_pip_settings_only_when_named(self, state: State, tmp_path: Path) -> None:
         prepare(state, {})

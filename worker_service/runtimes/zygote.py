@@ -95,6 +95,7 @@ class Zygote:
         self._control = control
         self._handlers = handlers
         self._limits = limits
+        self._pid = os.getpid()
         self._children: dict[int, int] = {}
         """Job numbers by process id."""
         self._wake_reader, self._wake_writer = os.pipe()
@@ -149,7 +150,7 @@ class Zygote:
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            die_with_parent(_parent_of_child)
+            die_with_parent(self._pid)
             os.setsid()
             self._control.close()
             os.close(self._wake_reader)
@@ -172,11 +173,9 @@ class Zygote:
         if handler is None:
             return failure(assignment, ErrorKind.CRASHED, "NotFound", "the child process does not know the function")
         if handler.is_coroutine:
-            return asyncio.run(run_coroutine(assignment, handler, self._limits))
+            # Not `asyncio.run`: it waits for tasks that the function left behind, and the result is there already.
+            return asyncio.new_event_loop().run_until_complete(run_coroutine(assignment, handler, self._limits))
         return run_plain(assignment, handler, self._limits)
-
-
-_parent_of_child = 0
 
 
 def read_message(pipe: socket.socket) -> bytes:

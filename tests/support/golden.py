@@ -1,4 +1,4 @@
-"""One message of each kind, as objects; `golden/*.json` holds how each looks on the wire."""
+"""One message of each kind, as objects; `tests/unit/golden/*.json` holds how each looks on the wire."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from common.wire import (
     Told,
 )
 
-GOLDEN: Final = Path(__file__).with_name("golden")
+GOLDEN: Final = Path(__file__).parents[1] / "unit" / "golden"
 
 ADD: Final = "0193b0de-7c00-7000-8000-000000000001"
 MAIL: Final = "0193b0de-7c00-7000-8000-000000000002"
@@ -43,7 +43,9 @@ MESSAGES: Final[dict[str, Struct]] = {
     "submission": Submission(
         [
             TaskMessage(ADD, "add", Raw(b"[2,3]")),
-            TaskMessage(MAIL, "mail.send", Raw(b'["anna@example.org"]'), Raw(b'{"subject":"Gr\xc3\xbc\xc3\x9fe"}'), "email", 7),
+            TaskMessage(
+                MAIL, "mail.send", Raw(b'["anna@example.org"]'), Raw('{"subject":"Grüße"}'.encode()), "email", 7
+            ),
         ]
     ),
     "bundle": Bundle(
@@ -53,9 +55,7 @@ MESSAGES: Final[dict[str, Struct]] = {
             Assignment(MAIL, "mail.send", LEASES[1], 2, Raw(b"[]"), Raw(b'{"to":"anna@example.org"}')),
         ],
     ),
-    "bundle-of-a-suspect": Bundle(
-        "default", [Assignment(CRASH, "crash", LEASES[2], 3, isolation=Isolation.ALONE)]
-    ),
+    "bundle-of-a-suspect": Bundle("default", [Assignment(CRASH, "crash", LEASES[2], 3, isolation=Isolation.ALONE)]),
     "reply": Reply(
         WORKER,
         [
@@ -65,7 +65,9 @@ MESSAGES: Final[dict[str, Struct]] = {
                 LEASES[1],
                 2,
                 OutcomeKind.FAILED,
-                error=ErrorInfo(ErrorKind.EXCEPTION, "ValueError", "no such address", "Traceback (most recent call last): ..."),
+                error=ErrorInfo(
+                    ErrorKind.EXCEPTION, "ValueError", "no such address", "Traceback (most recent call ..."
+                ),
                 run_seconds=1.5,
             ),
             Outcome(CRASH, LEASES[2], 3, OutcomeKind.RETURNED, reason=ReturnReason.REDELIVERED),
@@ -76,7 +78,7 @@ MESSAGES: Final[dict[str, Struct]] = {
     "told": Told(
         [
             TaskResult(ADD, "succeeded", Raw(b"5")),
-            TaskResult(MAIL, "failed", error=ErrorInfo(ErrorKind.BAD_ARGUMENTS, "BadArguments", "subject: expected str")),
+            TaskResult(MAIL, "failed", error=ErrorInfo(ErrorKind.BAD_ARGUMENTS, "BadArguments", "subject: not a str")),
         ]
     ),
     "told-unknown": Told(unknown=[CRASH]),
@@ -85,7 +87,9 @@ MESSAGES: Final[dict[str, Struct]] = {
     "statuses": Statuses(
         [
             TaskStatus(ADD, "running", "add", "default", 4, 1, WORKER, 1733200000.5, 1733200000.75),
-            TaskStatus(MAIL, "queued", "mail.send", "email", 7, submitted_at=1733200001.25, note="no live worker serves the queue 'email'"),
+            TaskStatus(
+                MAIL, "queued", "mail.send", "email", 7, submitted_at=1733200001.25, note="no live worker serves it"
+            ),
         ],
         [CRASH],
     ),
@@ -107,5 +111,5 @@ MESSAGES: Final[dict[str, Struct]] = {
     ),
     "beat-last": Beat(WORKER, 18, ["default", "email"], 50, [], [], leaving=True),
     "control": Control(ControlVerb.PROBE, "kZ0a1b2c3d4e5f6g"),
-}  # fmt: skip
+}
 """By the name of the golden file, without its suffix."""

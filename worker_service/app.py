@@ -1,0 +1,214 @@
+"""The worker: builds its parts, wires them, and knows the order in which they end.
+
+Draining: first the consumers (basic.cancel), then the executor (what has not started goes back, what runs is finished),
+then the replier and the dead letters (everything confirmed and acked). The beats go on until all that is over, since what
+is drained is still held; the connections are last.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from common.background import Periodic
+from common.broker import Connection, Publisher
+from common.health.server import HealthServer
+from common.lifecycle import Part, Service
+from common.metrics import new_registry, package_version
+from common.telemetry import Telemetry
+from common.topology import Topology
+from worker_service.attempts import Leases
+from worker_service.beats import Beats
+from worker_service.consumer import WorkConsumer
+from worker_service.control import ControlListener
+from worker_service.dead_letters import DeadLetters
+from worker_service.executor import Executor
+from worker_service.handlers import Handler
+from worker_service.holder import Holder
+from worker_service.identity import new_worker_id
+from worker_service.metrics import WorkerMetrics
+from worker_service.replier import Replier
+from worker_service.results import Limits
+from worker_service.runtimes.child import ChildRuntime
+from worker_service.runtimes.coroutine import CoroutineRuntime
+from worker_service.runtimes.forker import Forker, child_environment
+from worker_service.runtimes.thread import ThreadRuntime
+from worker_service.settings import WorkerSettings
+
+_AFTER_DRAIN = 10.0
+"""Seconds beyond `drain_timeout` in which what has ended is still replied."""
+
+
+class LagProbe(Periodic):
+    """Measures the coroutine functions' event loop once a second; a part of the service."""
+
+    def __init__(self, coroutines: CoroutineRuntime) -> None:
+        async def probe() -> None:
+            coroutines.probe()
+
+        super().__init__("loop lag", 1.0, probe)
+
+    async def start(self) -> None:  # type: ignore[override]
+        """Start measuring."""
+        super().start()
+
+    async def drain(self) -> None:
+        """Nothing."""
+
+
+class Worker:
+    """One worker service.
+
+    Args:
+        settings: its settings.
+        handlers: its task functions.
+        environ: the environment, of which suspects' processes get a part.
+        telemetry: where the events of all parts go.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        handlers: Mapping[str, Handler],
+        *,
+        environ: Mapping[str, str] | None = None,
+        telemetry: Telemetry | None = None,
+    ) -> None:
+        self.id = new_worker_id(settings.name)
+        self.telemetry = telemetry or Telemetry()
+        self.leases = Leases()
+        self.service = Service("worker", drain_timeout=settings.drain_timeout + _AFTER_DRAIN)
+        self._settings = settings
+        self._limits = Limits(settings.max_result_bytes, settings.max_depth)
+        self._environment = child_environment(os.environ if environ is None else environ, settings.child_environment)
+        topology = Topology(settings.namespace)
+        consuming, publishing = self._connection("consume"), self._connection("publish")
+        self._connections = (consuming, publishing)
+
+        # Each publisher has a channel of its own: a refusal closes the channel and makes its siblings' fate unknown.
+        self.replier = Replier(
+            self.id, self._publisher(publishing), topology.reply_exchange.name, self.leases, self.telemetry
+        )
+        self.dead_letters = DeadLetters(
+            self.id, self._publisher(publishing), topology.dead_exchange.name, self.service.report
+        )
+        self.coroutines = CoroutineRuntime(self._limits, self._finished)
+        self.executor = Executor(
+            handlers,
+            coroutines=self.coroutines,
+            threads=ThreadRuntime(self._threads(handlers), self._limits, self._finished),
+            children=ChildRuntime(self._start_forker, self._finished, self.service.report),
+            answer=self.replier.answer,
+            slots=settings.slots,
+            patience=settings.queue_patience,
+            drain_timeout=settings.drain_timeout,
+            telemetry=self.telemetry,
+        )
+        self.holder = Holder(
+            settings.hold_after, self.executor.running_attempts, self.replier.answer, self.service.report
+        )
+        self.beats = Beats(
+            self.id,
+            self._publisher(publishing),
+            topology.beat_exchange.name,
+            self.leases,
+            queues=settings.queues,
+            slots=settings.slots,
+            functions=list(handlers),
+            interval=settings.beat_interval,
+            version=package_version(),
+            report=self.service.report,
+        )
+        self.executor.on_first_start = self.beats.changed
+        self.consumers = [
+            WorkConsumer(
+                consuming,
+                queue,
+                topology.work_queue(queue),
+                slots=settings.slots,
+                leases=self.leases,
+                accept=self.executor.accept,
+                answer=self.replier.answer,
+                bury=self.dead_letters.bury,
+                telemetry=self.telemetry,
+            )
+            for queue in settings.queues
+        ]
+        self.control = ControlListener(consuming, topology.control_queue(self.id), self.beats.probe)
+        self.health = self._health(handlers)
+        self._assemble()
+
+    async def run(self) -> int:
+        """Run until SIGTERM; returns the exit code.
+
+        Raises:
+            SettingsError: the user's modules cannot be imported for suspects, or the health server cannot be bound.
+        """
+        return await self.service.run()
+
+    def _assemble(self) -> None:
+        service = self.service
+        service.on_draining(self.beats.mark_draining)
+        started: list[Part] = [*self._connections, self.replier, self.dead_letters, self.executor, self.holder]
+        started += [self.beats, self.control, LagProbe(self.coroutines), *self.consumers]
+        if self.health is not None:
+            service.on_draining(self.health.mark_draining)
+            started.insert(0, self.health)
+        for part in started:
+            service.add(part)
+        ended: list[Part] = [*self.consumers, self.executor, self.holder, self.replier, self.dead_letters]
+        service.stop_order = ended + [part for part in reversed(started) if part not in ended]
+
+    def _finished(self, done: object) -> None:
+        self.executor.finished(done)  # type: ignore[arg-type] - the executor is built after its runtimes
+
+    async def _start_forker(self) -> Forker:
+        settings = self._settings
+        return await Forker.start(
+            settings.modules, self._limits, self._environment, settings.log_level, settings.log_format
+        )
+
+    def _threads(self, handlers: Mapping[str, Handler]) -> int:
+        """One thread for each slot; none when there is no plain function."""
+        return 0 if all(handler.is_coroutine for handler in handlers.values()) else self._settings.slots
+
+    def _connection(self, purpose: str) -> Connection:
+        settings = self._settings
+        return Connection(
+            settings.amqp_url,
+            name=f"warren worker {self.id} {purpose}",
+            heartbeat=settings.heartbeat,
+            connect_timeout=settings.connect_timeout,
+            telemetry=self.telemetry,
+        )
+
+    def _publisher(self, connection: Connection) -> Publisher:
+        return Publisher(connection, timeout=self._settings.publish_timeout, telemetry=self.telemetry)
+
+    def _health(self, handlers: Mapping[str, Handler]) -> HealthServer | None:
+        settings = self._settings
+        registry = new_registry("worker")
+        WorkerMetrics(
+            registry,
+            self.telemetry,
+            queues=settings.queues,
+            functions=list(handlers),
+            slots=settings.slots,
+            running=lambda: self.executor.running,
+            waiting=lambda: self.executor.waiting,
+            draining=lambda: self.service.draining,
+            loop_lag=lambda: self.coroutines.lag,
+        )
+        checks = {"connected": self._unconnected, "consuming": self._deaf, "replying": self._stuck}
+        return HealthServer(settings.http_host, settings.http_port, registry, checks) if settings.http else None
+
+    def _unconnected(self) -> str | None:
+        missing = [each.name.rpartition(" ")[2] for each in self._connections if not each.connected]
+        return f"no connection to {' and to '.join(missing)}" if missing else None
+
+    def _deaf(self) -> str | None:
+        deaf = [consumer.name for consumer in self.consumers if not consumer.consuming]
+        return f"not consuming {', '.join(deaf)}" if deaf else None
+
+    def _stuck(self) -> str | None:
+        return self.replier.stuck_reason or None

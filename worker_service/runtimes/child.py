@@ -1,0 +1,109 @@
+"""Suspects, each in a process of its own.
+
+A suspect's holder died, perhaps of it. So it runs where its death harms nobody, and that death is the verdict: killed by
+a signal, or ended without a result. The children are forked from a zygote that has imported the user's modules, so that
+hundreds of suspects cost milliseconds each. They have no broker connection and no secrets in their environment.
+
+A child may also kill the zygote, its parent. When it was the only one running, that is its verdict; otherwise nobody can
+tell which one did it, and each of them is run again in a zygote of its own, one after another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from common.background import Report
+from common.wire import Outcome
+from worker_service.attempts import Attempt
+from worker_service.runtimes import Finished
+from worker_service.runtimes.forker import Forker, ZygoteDied, crashed
+
+_log = logging.getLogger(__name__)
+
+
+class ChildRuntime:
+    """Runs each attempt in a process of its own.
+
+    Args:
+        start_forker: starts a zygote.
+        finished: told of what has ended.
+        report: told of a crash of this code itself.
+    """
+
+    def __init__(
+        self, start_forker: Callable[[], Awaitable[Forker]], finished: Finished, report: Report | None = None
+    ) -> None:
+        self._start_forker = start_forker
+        self._finished = finished
+        self._report = report
+        self._forker: Forker | None = None
+        self._starting = asyncio.Lock()
+        self._one_by_one = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Start the zygote.
+
+        Raises:
+            SettingsError: the user's modules cannot be imported there.
+        """
+        await self._alive_forker()
+
+    def run(self, attempts: Sequence[Attempt]) -> None:
+        """See `Runtime.run`."""
+        for attempt in attempts:
+            task = asyncio.get_running_loop().create_task(self._one(attempt), name="suspect")
+            self._tasks.add(task)
+            task.add_done_callback(self._ended)
+
+    async def stop(self) -> None:
+        """Kill the children that still run."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        if self._forker is not None:
+            await self._forker.stop()
+            self._forker = None
+
+    async def _one(self, attempt: Attempt) -> None:
+        try:
+            outcome = await (await self._alive_forker()).run(attempt.assignment)
+        except ZygoteDied as error:
+            if error.alone:
+                outcome = crashed(attempt.assignment, "it killed the process that forks children")
+            else:
+                outcome = await self._apart(attempt)
+        self._finished([(attempt, outcome)])
+
+    async def _apart(self, attempt: Attempt) -> Outcome:
+        async with self._one_by_one:
+            forker = await self._start_forker()
+            try:
+                return await forker.run(attempt.assignment)
+            except ZygoteDied:
+                return crashed(attempt.assignment, "it killed the process that forks children")
+            finally:
+                await forker.stop()
+
+    async def _alive_forker(self) -> Forker:
+        async with self._starting:
+            if self._forker is not None and not self._forker.alive:
+                _log.warning("the process that forks children died, another one is started")
+                await self._forker.stop()
+                self._forker = None
+            if self._forker is None:
+                self._forker = await self._start_forker()
+            return self._forker
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        # The attempt would never be answered; the process is started again by whatever runs it.
+        _log.error("running a suspect failed", exc_info=error)
+        if self._report is not None:
+            self._report("suspects", error)
