@@ -1,14 +1,14 @@
 """The worker: builds its parts, wires them, and knows the order in which they end.
 
-Draining: first the consumers (basic.cancel), then the executor (what has not started goes back, what runs is finished),
-then the replier and the dead letters (everything confirmed and acked). The beats go on until all that is over, since what
-is drained is still held; the connections are last.
+Draining: first the consumers (basic.cancel), then the executor (what has not started goes back, what runs is
+finished), then the replier and the dead letters (everything confirmed and acked). The beats go on until all that is
+over, since what is drained is still held; the connections are last.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from common.background import Periodic
 from common.broker import Connection, Publisher
@@ -29,6 +29,7 @@ from worker_service.identity import new_worker_id
 from worker_service.metrics import WorkerMetrics
 from worker_service.replier import Replier
 from worker_service.results import Limits
+from worker_service.runtimes import Done
 from worker_service.runtimes.child import ChildRuntime
 from worker_service.runtimes.coroutine import CoroutineRuntime
 from worker_service.runtimes.forker import Forker, child_environment
@@ -159,8 +160,8 @@ class Worker:
         ended: list[Part] = [*self.consumers, self.executor, self.holder, self.replier, self.dead_letters]
         service.stop_order = ended + [part for part in reversed(started) if part not in ended]
 
-    def _finished(self, done: object) -> None:
-        self.executor.finished(done)  # type: ignore[arg-type] - the executor is built after its runtimes
+    def _finished(self, done: Sequence[Done]) -> None:
+        self.executor.finished(done)  # built after its runtimes, so they cannot be given its method
 
     async def _start_forker(self) -> Forker:
         settings = self._settings

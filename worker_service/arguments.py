@@ -92,7 +92,8 @@ class Arguments:
         decoder = self._by_count.get(count)
         if decoder is None:
             types = tuple(self._annotations[name] for name in self._names(count))
-            decoder = msgspec.json.Decoder(tuple[types] if types else tuple[()])
+            expected: Any = tuple[types]  # type: ignore[valid-type]
+            decoder = msgspec.json.Decoder(expected)
             if count <= _MAX_COUNTS:  # the caller chooses the count: what is kept has to be bounded
                 self._by_count[count] = decoder
         return decoder

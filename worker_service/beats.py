@@ -1,7 +1,7 @@
 """Beats: this worker is alive, and has these leases.
 
-At most one a second and on change. What a beat lists is what the scheduler leaves to this worker; a lease is listed from
-the decoding of its bundle until its outcome is confirmed, so that it is at no time in nobody's hands.
+At most one a second and on change. What a beat lists is what the scheduler leaves to this worker; a lease is listed
+from the decoding of its bundle until its outcome is confirmed, so that it is at no time in nobody's hands.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ and is not run either. What cannot be decoded goes to the dead-letter exchange, 
 
 The prefetch counts bundles, and is the number of slots (but 2 at least). A bundle of long tasks holds one task, so the
 broker hands over as many as can run, the next one waits in the queue for the first free slot of *any* worker, and none
-is returned as busy. A bundle of short ones holds many, so there is always more here than the slots can take while replies
-are confirmed; with a single slot that needs a second bundle.
+is returned as busy. A bundle of short ones holds many, so there is always more here than the slots can take while
+replies are confirmed; with a single slot that needs a second bundle.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 In order of arrival, while there are free slots. What has not started `patience` seconds after it arrived goes back
 (`returned`, busy), so that no task waits here while another worker idles. Suspects run in a process of their own. One
-that is to run `alone` closes the worker: newcomers go back, what runs is finished, then it runs by itself, so that if it
-takes the whole worker with it no other task is blamed.
+that is to run `alone` closes the worker: newcomers go back, what runs is finished, then it runs by itself, so that if
+it takes the whole worker with it no other task is blamed.
 
 Everything here happens in the main event loop; only batches cross to the runtimes' threads and back.
 """

@@ -1,8 +1,8 @@
 """Long-running tasks: their deliveries are given up in time.
 
-A broker takes back what is not acked within its consumer timeout (30 minutes by default, on RabbitMQ 3.10 for all queues
-alike) and closes the channel with everything on it. So a task that runs for longer than `after` is replied `held`, and its
-delivery is acked with the rest of its bundle: from then on only this worker's beats say who has it.
+A broker takes back what is not acked within its consumer timeout (30 minutes by default, on RabbitMQ 3.10 for all
+queues alike) and closes the channel with everything on it. So a task that runs for longer than `after` is replied
+`held`, and its delivery is acked with the rest of its bundle: from then on only this worker's beats say who has it.
 https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout
 """
 

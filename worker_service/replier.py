@@ -163,7 +163,7 @@ class Replier:
                 if refused >= 3 and len(body) > _SUSPICIOUS_BYTES:
                     raise _TooLarge(str(error)) from None
                 self._retrying(error, failures)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - a fault of ours must not lose an outcome
                 _log.exception("publishing a reply failed")
                 self._retrying(error, failures)
             else:
@@ -223,7 +223,7 @@ class Replier:
             self._telemetry.emit(event)
 
 
-class _TooLarge(Exception):  # noqa: N818 - private, and not an error
+class _TooLarge(Exception):
     """The broker does not take a message of this size."""
 
 

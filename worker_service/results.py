@@ -30,7 +30,7 @@ class Limits(NamedTuple):
     depth: int
 
 
-class BadResult(Exception):  # noqa: N818 - becomes the error's type as users see it
+class BadResult(Exception):
     """The result cannot be sent; the text says why."""
 
 
@@ -69,8 +69,7 @@ def encode_result(value: Any, limits: Limits) -> bytes:
             _refuse_nan(value)
     except RecursionError:
         raise BadResult("the result is nested too deep, or contains itself") from None
-    except Exception as error:
-        # Anything: the value's own code may run while it is encoded.
+    except Exception as error:  # noqa: BLE001 - the value's own code may run while it is encoded
         raise BadResult(f"the result is not JSON: {_text(error)}") from None
     if len(result) > limits.result_bytes:
         raise BadResult(f"the result has {len(result)} bytes as JSON, more than {limits.result_bytes}")

@@ -30,8 +30,8 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
     """
 
     http_port: Port = 9465
-    modules: list[str] = []
-    queues: Annotated[list[QueueName], Meta(min_length=1, max_length=64)] = [DEFAULT_QUEUE]
+    modules: tuple[str, ...] = ()
+    queues: Annotated[tuple[QueueName, ...], Meta(min_length=1, max_length=64)] = (DEFAULT_QUEUE,)
     slots: Annotated[int, Meta(ge=1, le=10_000)] = 50
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,32}$")] | None = None
     drain_timeout: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
@@ -40,7 +40,7 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
     beat_interval: Annotated[float, Meta(ge=0.1, le=5.0)] = 1.0
     max_result_bytes: Annotated[int, Meta(ge=1024, le=14 * 1024 * 1024)] = 1024 * 1024
     max_depth: Annotated[int, Meta(ge=1, le=100)] = 32
-    child_environment: list[str] = []
+    child_environment: tuple[str, ...] = ()
 
     def faults(self) -> list[str]:
         """Besides the common ones: no modules, a module or queue that is named twice."""

@@ -1,11 +1,11 @@
 """Suspects, each in a process of its own.
 
-A suspect's holder died, perhaps of it. So it runs where its death harms nobody, and that death is the verdict: killed by
-a signal, or ended without a result. The children are forked from a zygote that has imported the user's modules, so that
-hundreds of suspects cost milliseconds each. They have no broker connection and no secrets in their environment.
+A suspect's holder died, perhaps of it. So it runs where its death harms nobody, and that death is the verdict: killed
+by a signal, or ended without a result. The children are forked from a zygote that has imported the user's modules, so
+that hundreds of suspects cost milliseconds each. They have no broker connection and no secrets in their environment.
 
-A child may also kill the zygote, its parent. When it was the only one running, that is its verdict; otherwise nobody can
-tell which one did it, and each of them is run again in a zygote of its own, one after another.
+A child may also kill the zygote, its parent. When it was the only one running, that is its verdict; otherwise nobody
+can tell which one did it, and each of them is run again in a zygote of its own, one after another.
 """
 
 from __future__ import annotations

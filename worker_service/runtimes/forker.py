@@ -25,8 +25,8 @@ _LAST_WORDS_SECONDS: Final = 1.0
 _BUSY: Final = (errno.EAGAIN, errno.ETOOMANYREFS)
 _ALLOWED: Final = frozenset(
     {
-        "HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TEMP", "TMP",
-        "TMPDIR", "TZ", "USER", "VIRTUAL_ENV",
+        "HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TEMP",
+        "TMP", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV",
     }
 )  # fmt: skip
 _ALLOWED_PREFIXES: Final = ("LC_", "PYTHON")
@@ -49,7 +49,7 @@ class ZygoteDied(WarrenError):
 
 
 def child_environment(environ: Mapping[str, str], further: Sequence[str]) -> dict[str, str]:
-    """What of `environ` the children get: the usual variables and those in `further`, so that no secret is inherited."""
+    """What of `environ` the children get, the usual variables and `further`: no secret is inherited unasked."""
     return {
         name: value
         for name, value in environ.items()

@@ -1,8 +1,8 @@
 """Hands outcomes from the threads that made them to the main event loop: one wake-up for all that is there.
 
-A `call_soon_threadsafe` for each task would cost more than a short task itself. So the first outcome wakes the loop, and
-those that are made until it comes round go with it. The deque is never replaced, only emptied: an outcome appended at
-any moment is either seen by the emptying that goes on or, as the flag is cleared before it, wakes the loop again.
+A `call_soon_threadsafe` for each task would cost more than a short task itself. So the first outcome wakes the loop,
+and those that are made until it comes round go with it. The deque is never replaced, only emptied: an outcome appended
+at any moment is either seen by the emptying that goes on or, as the flag is cleared before it, wakes the loop again.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Plain functions, in threads.
 
 A pool of its own, because waking one thread for each task costs more than a short task. All threads take from one
-deque, and at most one thread at a time is being woken: when it comes round it takes a task and, if there are more, wakes
-the next one before it runs its own. Tasks that wait (for a socket, a lock) let the next thread run at once and so spread
-over all threads; tasks that are over within microseconds are all run by the first thread before a second one gets to
-run, with one wake-up for the whole batch.
+deque, and at most one thread at a time is being woken: when it comes round it takes a task and, if there are more,
+wakes the next one before it runs its own. Tasks that wait (for a socket, a lock) let the next thread run at once and so
+spread over all threads; tasks that are over within microseconds are all run by the first thread before a second one
+gets to run, with one wake-up for the whole batch.
 """
 
 from __future__ import annotations

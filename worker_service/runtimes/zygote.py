@@ -6,8 +6,8 @@ event loop and no connection, so that forking it is safe. With the worker it sha
     worker ── job number + one end of a socket pair ──> zygote ── fork ──> child: reads its attempt from its end,
            <──── job number + wait status ───────────                     runs it, writes its outcome, exits
 
-The end of the worker closes the socket: then the zygote kills its children and ends too. Should it have no time for that,
-the kernel does it (`prctl.die_with_parent`).
+The end of the worker closes the socket: then the zygote kills its children and ends too. Should it have no time for
+that, the kernel does it (`prctl.die_with_parent`).
 """
 
 from __future__ import annotations
