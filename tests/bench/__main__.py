@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         results, failed = _measure(options, _length(options), folder, console)
         print_results(console, results)
-        _write(results, options.json, options.picture)
+        _write(results, options)
     except (BenchError, BrokerError) as error:
         console.print(f"failed: {error}", markup=False)
     except KeyboardInterrupt:
@@ -121,8 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, help="length of one repetition")
     parser.add_argument("--slots", type=int, default=100, help="tasks a worker runs at once (Warren, Taskiq)")
     parser.add_argument("--backlog", type=int, help="tasks to queue before a worker starts; 0 leaves that out")
-    parser.add_argument("--json", type=Path, default=_DOCS / "bench.json", help="where the figures go")
-    parser.add_argument("--picture", type=Path, default=_DOCS / "bench.png", help="where the picture goes")
+    parser.add_argument("--json", type=Path, help="where the figures go; default: into docs/ after a whole run")
+    parser.add_argument("--picture", type=Path, help="where the picture goes; default: into docs/ after a whole run")
     parser.add_argument("--workdir", type=Path, help="folder on the disk to measure on; default: the temporary one")
     parser.add_argument("--profile", type=Path, metavar="FOLDER", help="record flame graphs by py-spy there")
     parser.add_argument("--keep", action="store_true", help="keep logs and data")
@@ -170,10 +170,16 @@ def _drain(site: Site, tasks: int, seconds: float, steps: Steps) -> Backlog | No
     return backlog
 
 
-def _write(results: Results, file: Path, picture: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=2) + b"\n")
-    draw(results, picture)
+def _write(results: Results, options: argparse.Namespace) -> None:
+    """Write figures and picture to the files asked for; `docs/` only ever holds those of a whole run."""
+    whole = not options.quick and not options.scenario and set(options.only) == set(SYSTEMS)
+    file: Path | None = options.json or (_DOCS / "bench.json" if whole else None)
+    picture: Path | None = options.picture or (_DOCS / "bench.png" if whole else None)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=2) + b"\n")
+    if picture is not None:
+        draw(results, picture)
 
 
 if __name__ == "__main__":
