@@ -106,7 +106,7 @@ def latency() -> list[Panel]:
             "Wait in the queue",
             quantiles("warren_task_queue_wait_seconds", _Q),
             unit="s",
-            about="From the submission until a worker has it.",
+            about="From the submission until it is dispatched.",
         ),
         graph("Run", quantiles("warren_task_run_seconds", _Q), unit="s", about="The task function itself."),
         graph("Whole path", quantiles("warren_task_total_seconds", _Q), unit="s", about="Submission to stored result."),
@@ -222,6 +222,8 @@ def trouble() -> list[Panel]:
                 ),
                 Query(f"sum(increase(warren_replies_stale_total[{window}]))", "stale replies"),
                 Query(f"sum(increase(warren_told_unroutable_total[{window}]))", "client gone"),
+                Query(f"sum(increase(warren_worker_undecodable_total{{{_Q}}}[{window}]))", "undecodable work"),
+                Query(f"sum(increase(warren_store_failed_total[{window}]))", "failed commits"),
             ],
         ),
     ]

@@ -19,7 +19,7 @@ from common.telemetry import Telemetry
 from common.topology import Topology
 from worker_service.attempts import Leases
 from worker_service.beats import Beats
-from worker_service.consumer import WorkConsumer
+from worker_service.consumer import BUNDLE_TASKS, WorkConsumer, prefetch_for
 from worker_service.control import ControlListener
 from worker_service.dead_letters import DeadLetters
 from worker_service.executor import Executor
@@ -128,6 +128,7 @@ class Worker:
                 topology.work_queue(queue),
                 slots=settings.slots,
                 leases=self.leases,
+                congested=self._congested,
                 accept=self.executor.accept,
                 answer=self.replier.answer,
                 bury=self.dead_letters.bury,
@@ -135,6 +136,7 @@ class Worker:
             )
             for queue in settings.queues
         ]
+        self.replier.on_confirmed = self._confirmed
         self.control = ControlListener(consuming, topology.control_queue(self.id), self.beats.probe)
         self.health = self._health(handlers)
         self._assemble()
@@ -162,6 +164,15 @@ class Worker:
 
     def _finished(self, done: Sequence[Done]) -> None:
         self.executor.finished(done)  # built after its runtimes, so they cannot be given its method
+
+    def _congested(self) -> bool:
+        # More than the broker hands over on one set of channels; it takes a reconnect while replies stall.
+        most = self._settings.slots + prefetch_for(self._settings.slots) * BUNDLE_TASKS * len(self.consumers)
+        return self.replier.unanswered > most
+
+    def _confirmed(self) -> None:
+        for consumer in self.consumers:
+            consumer.take()
 
     async def _start_forker(self) -> Forker:
         settings = self._settings

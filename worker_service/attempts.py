@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Final, Protocol
+from collections.abc import Coroutine, Iterator
+from typing import Any, Final, Protocol
 
 from common.wire import Assignment
 from worker_service.handlers import Handler
@@ -16,8 +16,8 @@ REMEMBERED: Final = 10_000
 class Settleable(Protocol):
     """A delivery, as far as this module needs to know it (`common.broker.Delivery`)."""
 
-    async def ack(self) -> bool:
-        """Settle it."""
+    def ack(self) -> Coroutine[Any, Any, bool]:
+        """Settle it. False when its channel is gone, and nothing happens."""
 
 
 class DeliveredBundle:
@@ -26,24 +26,16 @@ class DeliveredBundle:
     Args:
         delivery: what to ack.
         queue: the queue it came from.
-        settled: called when it has been acked, or when it is too late for that.
-
     Attributes:
         open: how much in it has not been answered.
     """
 
-    __slots__ = ("_settled", "delivery", "open", "queue")
+    __slots__ = ("delivery", "open", "queue")
 
-    def __init__(self, delivery: Settleable, queue: str, settled: Callable[[], None]) -> None:
+    def __init__(self, delivery: Settleable, queue: str) -> None:
         self.delivery = delivery
         self.queue = queue
         self.open = 0
-        self._settled = settled
-
-    async def settle(self) -> None:
-        """Ack it. Nothing happens when its channel is gone."""
-        await self.delivery.ack()
-        self._settled()
 
 
 class Attempt:

@@ -36,6 +36,9 @@ from worker_service.results import returned
 MAX_BUNDLE_BYTES: Final = 8 * 1024 * 1024
 """Refused without decoding above this size; the scheduler's bundles have 256 KiB, or one large task."""
 
+BUNDLE_TASKS: Final = 100
+"""The most tasks that a scheduler puts into one bundle."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -68,6 +71,7 @@ class WorkConsumer:
         queue: the work queue behind it, declared when it is missing and the broker's permissions allow it.
         slots: how many tasks this worker runs at a time.
         leases: where the accepted leases are listed.
+        congested: whether so many outcomes are unanswered that nothing more may be taken now.
         accept: takes the attempts.
         answer: takes the outcomes of what is not run.
         bury: takes what cannot be decoded.
@@ -82,6 +86,7 @@ class WorkConsumer:
         *,
         slots: int,
         leases: Leases,
+        congested: Callable[[], bool],
         accept: Callable[[Sequence[Attempt]], None],
         answer: Answer,
         bury: Bury,
@@ -90,14 +95,14 @@ class WorkConsumer:
         self.name = name
         self._prefetch = prefetch_for(slots)
         self._leases = leases
+        self._congested = congested
         self._accept = accept
         self._answer = answer
         self._bury = bury
         self._telemetry = telemetry
         self._consumer = Consumer(connection, queue, self._arrived, prefetch=self._prefetch, declare=True)
         self._backlog: deque[Delivery] = deque()
-        self._open = 0
-        self._settling: set[asyncio.Task[None]] = set()
+        self._settling: set[asyncio.Task[bool]] = set()
 
     @property
     def consuming(self) -> bool:
@@ -117,28 +122,24 @@ class WorkConsumer:
         await self._consumer.stop()
         self._backlog.clear()
 
-    def _arrived(self, delivery: Delivery) -> None:
-        self._backlog.append(delivery)
-        self._take()
-
-    def _take(self) -> None:
-        """Unpack what has arrived, but never more than one prefetch of unanswered bundles.
+    def take(self) -> None:
+        """Unpack what has arrived, but nothing while the worker is congested; call it when that is over.
 
         After each reconnect the broker hands over a new prefetch, while the outcomes of the one before may not be
         confirmed yet: without this bound they would pile up as long as replies stall.
         """
-        while self._backlog and self._open < self._prefetch:
+        while self._backlog and not self._congested():
             delivery = self._backlog.popleft()
             if delivery.subscription.alive:
-                self._open += 1
                 self._unpack(delivery)
 
-    def _settled(self) -> None:
-        self._open -= 1
-        self._take()
+    def _arrived(self, delivery: Delivery) -> None:
+        self._backlog = deque(each for each in self._backlog if each.subscription.alive)
+        self._backlog.append(delivery)
+        self.take()
 
     def _unpack(self, delivery: Delivery) -> None:
-        bundle = DeliveredBundle(delivery, self.name, self._settled)
+        bundle = DeliveredBundle(delivery, self.name)
         try:
             assignments = self._decode(delivery)
         except WireError:
@@ -160,7 +161,7 @@ class WorkConsumer:
             bundle.open += len(fresh)
             self._accept(fresh)
         if not bundle.open:
-            task = asyncio.get_running_loop().create_task(bundle.settle())
+            task = asyncio.get_running_loop().create_task(bundle.delivery.ack())
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
 

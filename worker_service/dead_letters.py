@@ -17,9 +17,9 @@ from common.errors import BrokerError
 from worker_service.attempts import DeliveredBundle
 from worker_service.results import safe
 
-REASON_HEADER: Final = "warren-reason"
-QUEUE_HEADER: Final = "warren-queue"
-WORKER_HEADER: Final = "warren-worker"
+REASON_HEADER: Final = "reason"
+QUEUE_HEADER: Final = "queue"
+WORKER_HEADER: Final = "worker"
 
 Bury = Callable[[DeliveredBundle, bytes, str | None, str], None]
 """`DeadLetters.bury`, as the consumer sees it."""
@@ -73,7 +73,7 @@ class DeadLetters:
             await self._send(letter)
             letter.bundle.open -= 1
             if not letter.bundle.open:
-                await letter.bundle.settle()
+                await letter.bundle.delivery.ack()
             self._letters.task_done()
 
     async def _send(self, letter: _Letter) -> None:

@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from common import failpoints
 from common.telemetry import Telemetry
 from common.wire import Isolation, ReturnReason
 from worker_service.attempts import Attempt
@@ -179,7 +178,6 @@ class Executor:
         self._start_many([attempt])
 
     def _start_many(self, attempts: Sequence[Attempt]) -> None:
-        failpoints.hit("worker.before_start")
         now = asyncio.get_running_loop().time()
         coroutines: list[Attempt] = []
         threads: list[Attempt] = []

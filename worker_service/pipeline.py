@@ -25,6 +25,7 @@ async def run_coroutine(assignment: Assignment, handler: Handler, limits: Limits
     """
     started = perf_counter()
     try:
+        await failpoints.reached("worker.before_start")
         args, kwargs = handler.arguments.decode(assignment.args, assignment.kwargs, limits.depth)
         await failpoints.reached("worker.after_start")
         value = await handler.function(*args, **kwargs)
@@ -39,6 +40,7 @@ def run_plain(assignment: Assignment, handler: Handler, limits: Limits) -> Outco
     """Run a plain function in the calling thread. Arguments as of `run_coroutine`."""
     started = perf_counter()
     try:
+        failpoints.hit("worker.before_start")
         args, kwargs = handler.arguments.decode(assignment.args, assignment.kwargs, limits.depth)
         failpoints.hit("worker.after_start")
         value = handler.function(*args, **kwargs)

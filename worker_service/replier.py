@@ -62,13 +62,12 @@ class Replier:
         self._scheduled = False
         self._idle = asyncio.Event()
         self._idle.set()
+        self.unanswered = 0
+        """How many outcomes are not confirmed."""
+        self.on_confirmed: Callable[[], None] | None = None
+        """Called after each confirmed reply."""
         self.stuck_reason = ""
         """Why replies are not confirmed now; empty when they are."""
-
-    @property
-    def unanswered(self) -> int:
-        """How many outcomes wait to be sent; those in flight not counted."""
-        return len(self._pending)
 
     async def start(self) -> None:
         """Nothing: the first outcome starts the first message."""
@@ -77,6 +76,7 @@ class Replier:
         """Send these outcomes with those that are there when the event loop comes round."""
         self._count(done)
         self._pending.extend(done)
+        self.unanswered += len(done)
         self._idle.clear()
         self._schedule()
 
@@ -200,11 +200,14 @@ class Replier:
                 bundle.open -= 1
                 if not bundle.open:
                     complete.append(bundle)
+        self.unanswered -= len(pack)
         self._telemetry.emit(Replied(len(pack)))
         for bundle in complete:
-            await bundle.settle()
+            await bundle.delivery.ack()
         if complete:
             await failpoints.reached("worker.after_ack")
+        if self.on_confirmed is not None:
+            self.on_confirmed()
 
     def _count(self, done: Sequence[Done]) -> None:
         completed: dict[tuple[str, str, OutcomeKind], list[float]] = {}

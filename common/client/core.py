@@ -41,6 +41,7 @@ class ClientCore:
         inquiries: questions about the status of tasks.
         closed: no more calls are taken.
         is_connected: a connection is up.
+        trouble: why there is no connection, for the errors of those who wait for one.
     """
 
     def __init__(self, publish_timeout: float) -> None:
@@ -49,18 +50,18 @@ class ClientCore:
         self.inquiries = Inquiries()
         self.closed = False
         self.is_connected = False
-        self._trouble = ""
+        self.trouble = ""
 
     def connected(self, now: float) -> None:
         """A connection is up, and its reply queue is consumed."""
-        self._trouble = ""
+        self.trouble = ""
         self.is_connected = True
         self.waiting.connected(now)
         self.inquiries.connected(now)
 
     def disconnected(self, reason: str) -> None:
         """There is no connection; what was unconfirmed goes out again on the next one."""
-        self._trouble = reason
+        self.trouble = reason
         self.is_connected = False
         self.waiting.disconnected()
         self.outbox.lost_all()
@@ -127,7 +128,7 @@ class ClientCore:
 
     def expire(self, now: float) -> None:
         """Give up the submissions that had no confirm in time."""
-        self.outbox.expire(now, self._trouble)
+        self.outbox.expire(now, self.trouble)
 
     def wake_at(self) -> float:
         """When `expire` and `asks` have to be called again at the latest; infinity if nothing is due."""

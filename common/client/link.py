@@ -238,9 +238,9 @@ class Link:
         with self.lock:
             self.core.outbox.channel_closed(reason)
 
-    def exchange_missing(self, *, doubtful: bool) -> None:
+    def exchange_missing(self) -> None:
         with self.lock:
-            self.core.outbox.lost_all(doubtful=doubtful)
+            self.core.outbox.exchange_missing()
 
     def exchange_refused(self, reason: str) -> None:
         with self.lock:

@@ -94,9 +94,10 @@ class Pack:
         deadline: when it counts as unknown, in the core's time.
         doubtful: a connection ended under it, so that it may have been taken.
         settled: its outcome has been told to its tickets.
+        tries: how often it was published.
     """
 
-    __slots__ = ("body", "deadline", "doubtful", "settled", "tickets")
+    __slots__ = ("body", "deadline", "doubtful", "settled", "tickets", "tries")
 
     def __init__(self, tasks: Sequence[bytes], tickets: list[Ticket], deadline: float = 0.0) -> None:
         self.body = encode(RawSubmission([Raw(task) for task in tasks]))
@@ -104,6 +105,7 @@ class Pack:
         self.deadline = deadline
         self.doubtful = False
         self.settled = False
+        self.tries = 0
 
     def settle(self, fault: Fault | None) -> None:
         """Tell the tickets, once."""
@@ -129,6 +131,7 @@ class Outbox:
         self._packs: deque[Pack] = deque()
         self._again: deque[Pack] = deque()
         self._in_flight: dict[Pack, None] = {}
+        self._ever_confirmed = False
         self._suspects = 0
         """Packs one of which made the broker close the channel: they go out one at a time."""
 
@@ -143,6 +146,10 @@ class Outbox:
         pack.deadline = now + self._timeout
         self._packs.append(pack)
 
+    def is_in_flight(self, pack: Pack) -> bool:
+        """Whether it is published and unsettled."""
+        return pack in self._in_flight
+
     @property
     def idle(self) -> bool:
         """True when nothing waits, neither to be published nor to be confirmed."""
@@ -156,12 +163,14 @@ class Outbox:
             pack = self._next()
             if pack is None:
                 break
+            pack.tries += 1
             self._in_flight[pack] = None
             taken.append(pack)
         return taken
 
     def confirmed(self, pack: Pack) -> None:
         """The broker has taken `pack`."""
+        self._ever_confirmed = True
         self._land(pack)
         pack.settle(None)
 
@@ -170,22 +179,29 @@ class Outbox:
         self._land(pack)
         pack.settle(Fault(reason, refused=not pack.doubtful))
 
-    def lost(self, pack: Pack, *, doubtful: bool = True) -> None:
-        """Publish `pack` again: its connection ended before the confirm, or its exchange was missing.
-
-        Args:
-            pack: the pack.
-            doubtful: it may have been taken.
-        """
+    def lost(self, pack: Pack) -> None:
+        """Publish `pack` again: its connection ended before the confirm, so that it may have been taken."""
         if pack in self._in_flight:
             del self._in_flight[pack]
-            pack.doubtful |= doubtful
+            pack.doubtful = True
             self._again.append(pack)
 
-    def lost_all(self, *, doubtful: bool = True) -> None:
-        """Publish everything again that is in flight; see `lost`."""
+    def lost_all(self) -> None:
+        """The connection of everything in flight ended; see `lost`."""
         for pack in list(self._in_flight):
-            self.lost(pack, doubtful=doubtful)
+            self.lost(pack)
+
+    def exchange_missing(self) -> None:
+        """The broker closed the channel because there is no submit exchange: publish everything in flight again.
+
+        If there never was one, nothing can have been taken.
+        """
+        packs = list(self._in_flight)
+        self._in_flight.clear()
+        self._again.extend(packs)
+        if self._ever_confirmed:
+            for pack in packs:
+                pack.doubtful = True
 
     def channel_closed(self, reason: str) -> None:
         """The broker closed the channel because of one of the packs in flight: find out which one."""

@@ -67,7 +67,7 @@ class Owner(Protocol):
     def publishing_closed(self, reason: str) -> None:
         """The broker closed the publishing channel because of one of the packs in flight."""
 
-    def exchange_missing(self, *, doubtful: bool) -> None:
+    def exchange_missing(self) -> None:
         """The submit exchange does not exist; it is being declared, then `session_ready` comes again."""
 
     def exchange_refused(self, reason: str) -> None:
@@ -228,7 +228,7 @@ class Session:
             return
         self._publishing = None
         if _code(reason) == _NOT_FOUND:
-            self._owner.exchange_missing(doubtful=self._published > len(self._unconfirmed))
+            self._owner.exchange_missing()
             self._connection.channel(on_open_callback=self._declare)
         else:
             self._owner.publishing_closed(_text(reason))

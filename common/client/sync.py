@@ -81,9 +81,7 @@ class Handle(BaseHandle[R]):
 class Submitter:
     """The verbs that submit, with options that hold for each call."""
 
-    def __init__(
-        self, client: Client | None, queue: str | None, priority: int | None, task_id: str | None
-    ) -> None:
+    def __init__(self, client: Client | None, queue: str | None, priority: int | None, task_id: str | None) -> None:
         self._owner = client
         self._queue = queue
         self._priority = priority

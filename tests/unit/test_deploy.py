@@ -11,14 +11,20 @@ from typing import Any
 import pytest
 import yaml
 
-from common.settings import CommonSettings
+from common.metrics import CollectorRegistry, new_registry
+from common.settings import BrokerSettings, CommonSettings
 from common.sources import ELSEWHERE
+from common.telemetry import Telemetry
 from common.topology import Topology
 from deploy import dashboard
 from deploy.compose import main
 from deploy.credentials import State, prepare, read_env, variable, write_client_url
 from deploy.definitions import NOTHING, Role, definitions, password_hash, permissions, same_password
+from scheduler_service.fleet.directory import Directory
+from scheduler_service.fleet.flights import Flights
+from scheduler_service.metrics import SchedulerMetrics
 from scheduler_service.settings import SchedulerSettings
+from worker_service.metrics import WorkerMetrics
 from worker_service.settings import WorkerSettings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -256,6 +262,34 @@ def dashboard_queries() -> Iterator[tuple[str, str]]:
         yield title, query.replace("$queue", ".*").replace("$__rate_interval", "1m")
 
 
+def series_names(registry: CollectorRegistry) -> set[str]:
+    """Every name under which `registry` exposes values, also those that have none yet."""
+    suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
+    return {family.name + suffix for family in registry.collect() for suffix in suffixes.get(family.type, ("",))}
+
+
+@pytest.fixture(scope="module")
+def exported() -> set[str]:
+    """The names that scheduler and worker expose."""
+    scheduler = SchedulerMetrics(Telemetry())
+    directory = Directory(15.0)
+    scheduler.watch(Flights(directory, 5000), directory, dict, lambda: True)
+    worker = new_registry("worker")
+    nothing: list[str] = []
+    WorkerMetrics(
+        worker,
+        Telemetry(),
+        queues=nothing,
+        functions=nothing,
+        slots=1,
+        running=lambda: 0.0,
+        waiting=lambda: 0.0,
+        draining=lambda: 0.0,
+        loop_lag=lambda: 0.0,
+    )
+    return series_names(scheduler.registry) | series_names(worker)
+
+
 class TestMonitoring:
     def test_dashboard_is_what_the_builder_makes(self) -> None:
         assert dashboard.FILE.read_text() == dashboard.text(), "run python -m deploy.dashboard"
@@ -286,10 +320,15 @@ class TestMonitoring:
 
     def test_the_guide_lists_each_metric(self, exported: set[str]) -> None:
         guide = (DEPLOY.parent / "docs" / "operations.md").read_text()
-        listed = set(re.findall(r"`(warren_[a-z_]+)", guide))
+        listed = set(re.findall(r"`(warren_[a-z_]+[a-z])", guide))
         families = {re.sub("_(bucket|sum|count)$", "", name) for name in exported if name.startswith("warren_")}
         assert families - listed == set()
         assert listed - families == set()
+
+    @pytest.mark.parametrize("settings", [BrokerSettings, CommonSettings, SchedulerSettings, WorkerSettings])
+    def test_the_guide_lists_each_setting(self, settings: type[BrokerSettings]) -> None:
+        guide = (DEPLOY.parent / "docs" / "operations.md").read_text()
+        assert [name for name in settings.__struct_fields__ if f"| `{name}` |" not in guide] == []
 
     @needs_promtool
     def test_rules(self) -> None:

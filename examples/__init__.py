@@ -1,0 +1,1 @@
+"""Task functions to try Warren with."""

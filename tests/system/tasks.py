@@ -1,0 +1,85 @@
+"""Task functions of the system tests. Each writes its effect before it does anything else."""
+
+import asyncio
+import ctypes
+import os
+import signal
+import time
+from pathlib import Path
+
+from common import task
+from tests.support.effects import record
+
+
+@task
+async def square(key: int, seconds: float = 0.0) -> int:
+    """Square `key`, after a while."""
+    record(key)
+    await asyncio.sleep(seconds)
+    record(key, "end")
+    return key * key
+
+
+@task
+def square_in_thread(key: int, seconds: float = 0.0) -> int:
+    """The same as a plain function."""
+    record(key)
+    time.sleep(seconds)
+    record(key, "end")
+    return key * key
+
+
+@task
+async def block(key: int, seconds: float) -> int:
+    """Block the event loop of all coroutine functions."""
+    record(key)
+    time.sleep(seconds)  # noqa: ASYNC251 - that is the point
+    record(key, "end")
+    return key * key
+
+
+@task
+async def fail(key: int) -> None:
+    """Raise."""
+    record(key)
+    raise ValueError(f"no {key}")
+
+
+@task
+async def kill_process(key: int) -> None:
+    """End the process that runs this by SIGKILL."""
+    record(key)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@task
+async def segfault(key: int) -> None:
+    """Read from address 0."""
+    record(key)
+    ctypes.string_at(0)
+
+
+@task
+async def exit_at_once(key: int) -> None:
+    """End the process without any cleaning up, with a code that looks like success."""
+    record(key)
+    os._exit(0)
+
+
+@task
+async def kill_worker(key: int) -> None:
+    """Kill the worker, however deep below it this runs."""
+    record(key)
+    pid = os.getpid()
+    while b"worker_service\0tests.system.tasks" not in _command(pid):
+        pid = _parent(pid)
+    os.kill(pid, signal.SIGKILL)
+    await asyncio.sleep(60)
+
+
+def _command(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
