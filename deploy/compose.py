@@ -18,6 +18,7 @@ from typing import Final
 import click
 
 from deploy.credentials import State, prepare, write_client_url
+from deploy.local.container import docker_runs
 
 _HERE: Final = Path(__file__).parent
 _COMPOSE_FILE: Final = _HERE / "compose.yaml"
@@ -94,9 +95,9 @@ def up(
     project: Project, scale: Sequence[str], build: bool, grafana: bool, timeout: int, services: tuple[str, ...]
 ) -> None:
     """Make the passwords once, build, start, and wait until every service is healthy."""
-    changed = prepare(project.state, os.environ)
-    if project.ask("version") is None:
+    if not docker_runs() or project.ask("version") is None:
         raise click.ClickException(_NEEDS_DOCKER)
+    changed = prepare(project.state, os.environ)
     options = ["--detach", "--wait", "--wait-timeout", str(timeout)]
     options += [f"--scale={service}" for service in scale]
     options += ["--build"] if build else []

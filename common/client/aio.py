@@ -26,7 +26,7 @@ from common.client.handles import BaseHandle
 from common.client.inquiries import Inquiry
 from common.client.messages import MAX_TASK_BYTES, Prepared, completed, prepare, prepare_many
 from common.client.packs import Pack, Ticket, split
-from common.errors import ClientClosed, ResultTimeout
+from common.errors import ClientClosed, InvalidTask, ResultTimeout
 from common.settings import ClientSettings, load
 from common.tasks import Call, TaskFunction, check_task_id
 from common.wire import MAX_PACK_ITEMS, TaskStatus
@@ -211,6 +211,8 @@ class AsyncClient(AsyncSubmitter):
             InvalidTask: this is no task id.
         """
         check_task_id(task_id)
+        if self._flow.core.closed:
+            raise ClientClosed("the client is closed")
         waiting = self._flow.core.waiting
         known = waiting.find(task_id)
         if isinstance(known, AsyncHandle):
@@ -276,19 +278,27 @@ class AsyncClient(AsyncSubmitter):
         handles: list[AsyncHandle[R]] = []
         settled = asyncio.Event()
         ticket = Ticket([], lambda _: settled.set())
-        try:
-            while not ticket.faults and (chunk := await self._chunk(calls, len(handles))):
-                await self._send(chunk, ticket, settled, handles)
-        finally:
-            await _until(ticket, 1, settled)
+        wrong: InvalidTask | None = None
+        while not ticket.faults:
+            try:
+                chunk = await self._chunk(calls, len(handles))
+            except InvalidTask as error:
+                wrong = error
+                break
+            if not chunk:
+                break
+            await self._send(chunk, ticket, settled, handles)
+        await _until(ticket, 1, settled)
         ticket.check()
+        if wrong is not None:
+            raise wrong
         return handles
 
-    async def _chunk(self, calls: Iterator[Call[R]], first: int) -> list[Prepared]:
+    async def _chunk(self, calls: Iterator[Call[R]], sent: int) -> list[Prepared]:
         """Check and encode the next calls, and let the loop breathe meanwhile."""
         chunk: list[Prepared] = []
         while len(chunk) < CHUNK and (some := list(islice(calls, MAX_PACK_ITEMS))):
-            chunk += prepare_many(some, first, self._max_task_bytes)
+            chunk += prepare_many(some, self._max_task_bytes, first=sent + len(chunk), sent=sent)
             await asyncio.sleep(0)
         return chunk
 

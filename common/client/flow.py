@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Coroutine
 from typing import Any, Final
+from urllib.parse import urlencode, urlsplit
 
 from common.background import Background
 from common.broker import Connection, Delivery, Publisher, Subscription, declare
@@ -50,7 +51,7 @@ class Flow:
         self._topology = Topology(settings.namespace)
         telemetry = Telemetry()
         self._connection = Connection(
-            settings.amqp_url,
+            _address(settings),
             name=f"{settings.namespace}.client.{os.getpid()}",
             heartbeat=settings.heartbeat,
             connect_timeout=settings.connect_timeout,
@@ -231,3 +232,11 @@ class Flow:
             )
         except BrokerError as error:
             log.debug("a question was not sent; it will be asked again", extra={"reason": str(error)})
+
+
+def _address(settings: BrokerSettings) -> str:
+    """The URL with the certificate authorities in it, which is how aio-pika takes them."""
+    if settings.tls_ca_file is None:
+        return settings.amqp_url
+    joined = "&" if urlsplit(settings.amqp_url).query else "?"
+    return f"{settings.amqp_url}{joined}{urlencode({'cafile': settings.tls_ca_file})}"

@@ -93,13 +93,14 @@ def prepare(call: Call[Any], max_bytes: int = MAX_TASK_BYTES) -> Prepared:
     return Prepared(sent.id, encode(sent), result_type, call.task_id is not None)
 
 
-def prepare_many(calls: Iterable[Call[Any]], first: int, max_bytes: int) -> list[Prepared]:
+def prepare_many(calls: Iterable[Call[Any]], max_bytes: int, *, first: int, sent: int) -> list[Prepared]:
     """Check and encode `calls`.
 
     Args:
         calls: the calls.
-        first: how many calls of the same `submit_many` have been submitted before.
         max_bytes: as for `message`.
+        first: the number of the first of them within its `submit_many`, from 0.
+        sent: how many calls of the same `submit_many` have been submitted before.
 
     Raises:
         InvalidTask: one of them is wrong; the message says which.
@@ -111,7 +112,7 @@ def prepare_many(calls: Iterable[Call[Any]], first: int, max_bytes: int) -> list
         except InvalidTask as error:
             number = first + len(prepared)
             raise InvalidTask(
-                f"call {number} (from 0): {error}" + (f"; the first {first} calls were submitted" if first else "")
+                f"call {number} (from 0): {error}" + (f"; the first {sent} calls were submitted" if sent else "")
             ) from None
     return prepared
 

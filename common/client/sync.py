@@ -24,7 +24,7 @@ from common.client.inquiries import Inquiry
 from common.client.link import Link
 from common.client.messages import MAX_TASK_BYTES, Prepared, completed, prepare, prepare_many
 from common.client.packs import Pack, Ticket, split
-from common.errors import ClientClosed, ResultTimeout
+from common.errors import ClientClosed, InvalidTask, ResultTimeout
 from common.settings import ClientSettings, load
 from common.tasks import Call, TaskFunction, check_task_id
 from common.wire import TaskStatus
@@ -260,13 +260,20 @@ class Client(Submitter):
         handles: list[Handle[R]] = []
         settled: SimpleQueue[Ticket] = SimpleQueue()
         ticket = Ticket([], settled.put)
-        try:
-            while not ticket.faults and (chunk := list(islice(calls, CHUNK))):
-                self._send(prepare_many(chunk, len(handles), self._max_task_bytes), ticket, settled, handles)
-        finally:
-            while ticket.left:
-                settled.get()
+        wrong: InvalidTask | None = None
+        while not ticket.faults and (chunk := list(islice(calls, CHUNK))):
+            sent = len(handles)
+            try:
+                prepared = prepare_many(chunk, self._max_task_bytes, first=sent, sent=sent)
+            except InvalidTask as error:
+                wrong = error
+                break
+            self._send(prepared, ticket, settled, handles)
+        while ticket.left:
+            settled.get()
         ticket.check()
+        if wrong is not None:
+            raise wrong
         return handles
 
     def _send(

@@ -120,7 +120,9 @@ class Administration(ABC):
         foreign = f'Name =/= <<>> andalso not lists:prefix("amq.", binary_to_list(Name)) andalso {begins}'
         self.eval(
             "lists:foreach(fun(Queue) -> {resource, _, queue, Name} = amqqueue:get_name(Queue),"
-            f" {begins} andalso rabbit_amqqueue:delete(Queue, false, false, <<>>) end,"
+            # An exclusive queue may end by itself meanwhile, with the connection of a process that was killed.
+            f" {begins} andalso try rabbit_amqqueue:delete(Queue, false, false, <<>>)"
+            " catch exit:{normal, _} -> gone; exit:{noproc, _} -> gone end end,"
             f" rabbit_amqqueue:list({_binary(vhost)})),"
             "lists:foreach(fun({resource, _, exchange, Name} = Exchange) ->"
             f" {foreign} andalso rabbit_exchange:delete(Exchange, false, <<>>) end,"

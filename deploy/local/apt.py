@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from deploy.local import interrupts
 from deploy.local.control import BrokerError
 from deploy.local.installation import find_installation
 
@@ -44,6 +45,7 @@ def install() -> None:
     prefix = privileges()
     if prefix is None or shutil.which("apt-get") is None:
         raise BrokerError(ADVICE)
-    done = subprocess.run([*prefix, "/bin/sh", str(_SCRIPT)], stdin=subprocess.DEVNULL, stdout=sys.stderr)  # noqa: S603
+    with interrupts.held():  # Ctrl-C reaches the script as well; killed outright, it could not put back what it changed
+        done = subprocess.run([*prefix, "/bin/sh", str(_SCRIPT)], stdin=subprocess.DEVNULL, stdout=sys.stderr)  # noqa: S603
     if done.returncode != 0 or find_installation() is None:
         raise BrokerError(f"apt could not install rabbitmq-server (exit {done.returncode}). {ADVICE}")

@@ -1,19 +1,14 @@
 """Keeps a broker in the foreground until Ctrl-C: `make broker`, or `python -m deploy.local.broker --print-url`."""
 
-import signal
+import contextlib
 import sys
 import time
-from types import FrameType
 
 import click
 
+from deploy.local import interrupts
 from deploy.local.control import BrokerError
 from deploy.local.find import Broker, find_broker
-
-
-def _terminate(number: int, _frame: FrameType | None) -> None:
-    """Turn SIGTERM into an ordinary exit, so that the broker is stopped on the way out."""
-    sys.exit(128 + number)
 
 
 def _wait(broker: Broker) -> None:
@@ -26,14 +21,19 @@ def _wait(broker: Broker) -> None:
 @click.option("--print-url", is_flag=True, help="Print the bare AMQP URL on stdout, for scripts.")
 def main(print_url: bool) -> None:
     """Run a broker of your own until Ctrl-C."""
-    signal.signal(signal.SIGTERM, _terminate)
+
+    def work(stack: contextlib.ExitStack) -> int:
+        broker = stack.enter_context(find_broker(url=""))
+        click.echo(broker.url if print_url else f"WARREN_AMQP_URL={broker.url}")
+        click.echo(f"{broker.origin[0].upper()}{broker.origin[1:]} runs until Ctrl-C.", err=True)
+        _wait(broker)
+        return 0
+
     try:
-        with find_broker(url="") as broker:
-            click.echo(broker.url if print_url else f"WARREN_AMQP_URL={broker.url}")
-            click.echo(f"{broker.origin[0].upper()}{broker.origin[1:]} runs until Ctrl-C.", err=True)
-            _wait(broker)
-    except KeyboardInterrupt:
+        sys.exit(interrupts.run(work))
+    except interrupts.Interrupted as interrupted:
         click.echo("Stopped.", err=True)
+        sys.exit(interrupted.exit_code)
     except BrokerError as error:
         raise click.ClickException(str(error)) from error
 

@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 
+from deploy.local import interrupts
 from deploy.local.control import BrokerError
 
 IMAGE = "rabbitmq:4.3-management"
@@ -39,17 +40,18 @@ def docker_broker(timeout: float = 120.0) -> Iterator[str]:
     """
     name = f"warren-broker-{secrets.token_hex(4)}"
     password = secrets.token_urlsafe(24)
-    try:
-        # `-e NAME` without a value takes it from our environment: the password appears in no process list.
-        login = {"RABBITMQ_DEFAULT_USER": _USER, "RABBITMQ_DEFAULT_PASS": password}
-        options = ["--detach", "--name", name, "--hostname", "warren", "--publish", "127.0.0.1::5672"]
-        _docker("run", *options, *(f"--env={key}" for key in login), IMAGE, environment=login, timeout=900)
+    # `-e NAME` without a value takes it from our environment: the password appears in no process list.
+    login = {"RABBITMQ_DEFAULT_USER": _USER, "RABBITMQ_DEFAULT_PASS": password}
+    options = ["--detach", "--name", name, "--hostname", "warren", "--publish", "127.0.0.1::5672"]
+    if not _docker("image", "ls", "--quiet", IMAGE):
+        _docker("pull", IMAGE, timeout=900)
+    with contextlib.ExitStack() as stack:
+        with interrupts.held():
+            stack.callback(_remove, name)
+            _docker("run", *options, *(f"--env={key}" for key in login), IMAGE, environment=login)
         port = int(_docker("port", name, "5672/tcp").split()[0].rpartition(":")[2])
         _await_amqp(name, port, time.monotonic() + timeout)
         yield f"amqp://{_USER}:{password}@127.0.0.1:{port}/%2F"
-    finally:
-        _docker("rm", "--force", "--volumes", name)
-
 
 def speaks_amqp(host: str, port: int, timeout: float = 2.0) -> bool:
     """Whether a broker greets there with Connection.Start; Docker's own proxy accepts long before the broker does."""
@@ -59,6 +61,12 @@ def speaks_amqp(host: str, port: int, timeout: float = 2.0) -> bool:
             return connection.recv(1) == b"\x01"
     except OSError:
         return False
+
+
+def _remove(name: str) -> None:
+    """Remove a container; one that was never made is no fault."""
+    if _docker("container", "ls", "--all", "--quiet", "--filter", f"name={name}"):
+        _docker("rm", "--force", "--volumes", name)
 
 
 def _await_amqp(name: str, port: int, deadline: float) -> None:
@@ -85,6 +93,7 @@ def _docker(*arguments: str, environment: dict[str, str] | None = None, timeout:
             capture_output=True,
             text=True,
             timeout=timeout,
+            start_new_session=True,  # Ctrl-C in the terminal must not end the removal of a container
         )
     except subprocess.TimeoutExpired as error:
         raise BrokerError(f"docker {arguments[0]} did not answer within {timeout:g} s") from error

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from deploy.local import interrupts
 from deploy.local.apt import ADVICE, can_install, install
 from deploy.local.container import IMAGE, docker_broker, docker_runs
 from deploy.local.control import BrokerError
@@ -65,5 +66,8 @@ def find_broker(
         say("Installing rabbitmq-server with apt (its system service is not started)...")
         install()
     say("Starting a private RabbitMQ node...")
-    with RabbitNode() as node:
+    with contextlib.ExitStack() as stack:
+        with interrupts.held():
+            node = stack.enter_context(contextlib.closing(RabbitNode()))
+        node.start()
         yield Broker(node.url(), f"a private RabbitMQ {node.version} node on port {node.port}", node)

@@ -86,7 +86,6 @@ def held() -> Iterator[None]:
         yield
     finally:
         _switch.holds -= 1
-        number, _switch.pending = _switch.pending, None if _switch.holds == 0 else _switch.pending
-        if number is not None and not _switch.holds and _switch.armed:
-            _switch.armed = False
-            raise Interrupted(number)
+        if not _switch.holds and _switch.pending is not None:
+            number, _switch.pending = _switch.pending, None
+            _switch.signalled(number, None)

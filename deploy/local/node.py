@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
-from deploy.local import processes
+from deploy.local import interrupts, processes
 from deploy.local.administration import Administration
 from deploy.local.control import BrokerError, Control
 from deploy.local.installation import NodeFiles, node_environment, require_installation
@@ -122,7 +122,7 @@ class RabbitNode(Administration):
         self._write_files()
         self._start_epmd()
         deadline = time.monotonic() + timeout
-        with self._files.log.open("ab") as output:
+        with self._files.log.open("ab") as output, interrupts.held():
             self._beam = subprocess.Popen(  # noqa: S603 - the installation's own script
                 [self._installation.server, "-eval", 'file:eval(os:getenv("WARREN_NODE_SCRIPT")).'],
                 env=self._environment,
@@ -158,7 +158,8 @@ class RabbitNode(Administration):
         if self._beam is None:
             return
         children = processes.descendants(self._beam.pid)
-        self._beam.kill()
+        if self._beam.poll() is None:
+            os.killpg(self._beam.pid, signal.SIGKILL)  # also what its start script has begun since
         self._beam.wait()
         processes.kill_all(children)
         self._control.release()
@@ -231,14 +232,15 @@ class RabbitNode(Administration):
     def _start_epmd(self) -> None:
         """Start the port mapper as our own child: one that the node starts would detach itself and stay."""
         if self._epmd is None or self._epmd.poll() is not None:
-            self._epmd = subprocess.Popen(  # noqa: S603 - the installation's own program
-                [self._installation.epmd, "-address", "127.0.0.1", "-port", str(self._epmd_port)],
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+            with interrupts.held():
+                self._epmd = subprocess.Popen(  # noqa: S603 - the installation's own program
+                    [self._installation.epmd, "-address", "127.0.0.1", "-port", str(self._epmd_port)],
+                    env=self._environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
             self._await("its port mapper", self._epmd, time.monotonic() + 10, lambda: _listens(self._epmd_port))
         self._environment["WARREN_NODE_EPMD_PID"] = str(self._epmd.pid)
 

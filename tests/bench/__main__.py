@@ -95,7 +95,7 @@ def _measure(options: argparse.Namespace, length: Length, folder: Path, console:
         with Steps(console, total) as steps:
             pids = {name: pid for name, pid in (("broker", broker.pid), ("redis", redis_pid)) if pid}
             measured = Rounds(plan, broker, site, pids, profiler, steps.step).run(list(chosen.values()))
-            drained = _drain(site, backlog, length.drain_seconds, steps) if backlog else None
+            drained = _drain(broker, site, backlog, length.drain_seconds, steps) if backlog else None
     results = Results(
         date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         quick=options.quick,
@@ -160,9 +160,9 @@ def _choose(names: list[str], redis_url: str) -> tuple[dict[str, System], dict[s
     return chosen, skipped
 
 
-def _drain(site: Site, tasks: int, seconds: float, steps: Steps) -> Backlog | None:
+def _drain(broker: infrastructure.Broker, site: Site, tasks: int, seconds: float, steps: Steps) -> Backlog | None:
     try:
-        backlog = BacklogRun(site, tasks, seconds).run()
+        backlog = BacklogRun(broker, site, tasks, seconds).run()
     except BenchError as error:
         steps.step(f"backlog failed: {error}")
         return None

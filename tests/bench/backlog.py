@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.bench.client import Report
 from tests.bench.figures import Backlog
+from tests.bench.infrastructure import Broker, cleaned
 from tests.bench.rounds import new_site
 from tests.bench.services import BenchError, ClientProcess, Services
 from tests.bench.site import Site
@@ -22,12 +23,14 @@ class BacklogRun:
     """One run: fill, wait until all is in the store, start a worker, watch it drain.
 
     Args:
+        broker: the broker of the run.
         shared: surroundings.
         tasks: how many to queue.
         seconds: how long to watch the drain, at most.
     """
 
-    def __init__(self, shared: Site, tasks: int, seconds: float) -> None:
+    def __init__(self, broker: Broker, shared: Site, tasks: int, seconds: float) -> None:
+        self._broker = broker
         self._warren = Warren()
         self._site = new_site(self._warren, shared)
         self._tasks = tasks
@@ -39,7 +42,9 @@ class BacklogRun:
         Raises:
             BenchError: a process ended, or nothing moves any more.
         """
-        with Services(self._site, self._warren.commands(self._site)) as services:
+        commands = self._warren.commands(self._site)
+        leftovers = self._warren.leftovers(self._site)
+        with cleaned(self._broker, leftovers), Services(self._site, commands) as services:
             services.start("scheduler")
             self._services = services
             client = ClientProcess(self._site, ["warren", "backlog", "--n", str(self._tasks)])

@@ -20,6 +20,7 @@ import psutil
 from deploy.local.node import RabbitNode
 from deploy.local.ports import free_port
 from tests.bench.services import BenchError, stop
+from tests.bench.systems import Leftovers
 
 _FSYNCS = 200  # writes to take the median of
 
@@ -95,13 +96,25 @@ def redis_server(folder: Path) -> Iterator[tuple[str, int, str]]:
         stop(process)
 
 
-def delete_queues(url: str, queues: list[str]) -> None:
-    """Delete the queues of a run from a broker that goes on after it; one that does not exist is no fault."""
+@contextlib.contextmanager
+def cleaned(broker: Broker, leftovers: Leftovers) -> Iterator[None]:
+    """Delete at the end of the block what a run leaves on a broker that goes on after it."""
+    try:
+        yield
+    finally:
+        if not broker.private:
+            _delete(broker.url, leftovers)
+
+
+def _delete(url: str, leftovers: Leftovers) -> None:
     connection = pika.BlockingConnection(pika.URLParameters(url))
     try:
-        for queue in queues:
+        for queue in leftovers.queues:  # one that does not exist is no fault
             with contextlib.suppress(pika.exceptions.ChannelClosedByBroker):
                 connection.channel().queue_delete(queue)
+        for exchange in leftovers.exchanges:
+            with contextlib.suppress(pika.exceptions.ChannelClosedByBroker):
+                connection.channel().exchange_delete(exchange)
     finally:
         connection.close()
 

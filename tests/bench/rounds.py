@@ -13,7 +13,7 @@ import msgspec
 
 from tests.bench.client import Report
 from tests.bench.figures import Repetition, SystemFigures, summarise
-from tests.bench.infrastructure import Broker, delete_queues
+from tests.bench.infrastructure import Broker, cleaned
 from tests.bench.profiling import Profiler
 from tests.bench.services import BenchError, ClientProcess, Services
 from tests.bench.site import Site
@@ -94,16 +94,13 @@ class Rounds:
     def _turn(self, system: System, number: int, found: dict[str, list[Repetition]]) -> None:
         """Start a system, run its workloads once each, stop it."""
         site = new_site(system, self._site)
-        try:
-            with Services(site, system.commands(site)) as services:
-                services.start()
-                for workload in self._plan.workloads(system):
-                    repetition = self._least_disturbed(system, workload, site, services)
-                    found.setdefault(workload, []).append(repetition)
-                    self._step(f"round {number}  {system.label:<22} {workload:<10} {_told(repetition)}")
-        finally:
-            if not self._broker.private:
-                delete_queues(site.amqp_url, system.queues(site))
+        commands = system.commands(site)
+        with cleaned(self._broker, system.leftovers(site)), Services(site, commands) as services:
+            services.start()
+            for workload in self._plan.workloads(system):
+                repetition = self._least_disturbed(system, workload, site, services)
+                found.setdefault(workload, []).append(repetition)
+                self._step(f"round {number}  {system.label:<22} {workload:<10} {_told(repetition)}")
 
     def _least_disturbed(self, system: System, workload: str, site: Site, services: Services) -> Repetition:
         """Measure a workload, again where others were at work, and return the repetition that they disturbed least."""

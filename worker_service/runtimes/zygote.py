@@ -27,7 +27,7 @@ from typing import Final, NoReturn
 import msgspec
 
 from common import logs
-from common.errors import WarrenError
+from common.errors import SettingsError, WarrenError
 from common.wire import Assignment, ErrorKind, Outcome, decode, encode
 from worker_service.handlers import Handler
 from worker_service.loader import load
@@ -74,7 +74,8 @@ def main(argument: str) -> None:
     try:
         handlers = load(setup.modules)
     except WarrenError as error:
-        control.sendall(FAULT + str(error).encode("utf-8", "backslashreplace"))
+        text = "; ".join(error.faults) if isinstance(error, SettingsError) else str(error)
+        control.sendall(FAULT + text.encode("utf-8", "backslashreplace"))
         return
     gc.collect()
     gc.freeze()  # what is shared with the children stays shared

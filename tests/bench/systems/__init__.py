@@ -24,6 +24,13 @@ class Command(msgspec.Struct, frozen=True):
     environment: dict[str, str] = {}
 
 
+class Leftovers(msgspec.Struct, frozen=True):
+    """The durable queues and exchanges that a run leaves on the broker."""
+
+    queues: list[str]
+    exchanges: list[str]
+
+
 class Session(Protocol):
     """A connected client, used by one thread, in a process of its own."""
 
@@ -57,5 +64,5 @@ class System(Protocol):
     def connect(self, site: Site) -> Session:
         """Connect a client; services may still be on their way up."""
 
-    def queues(self, site: Site) -> list[str]:
-        """Return the durable queues to delete from a broker that is not ours to throw away."""
+    def leftovers(self, site: Site) -> Leftovers:
+        """Return what to delete from a broker that is not ours to throw away."""

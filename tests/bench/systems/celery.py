@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from tests.bench.site import Site
-from tests.bench.systems import Burst, Command, Session
+from tests.bench.systems import Burst, Command, Leftovers, Session
 from tests.bench.systems.threads import SubmittingThreads
 
 _THREADS = 4  # each waits for the confirm of its own message; more only fight over the interpreter lock
@@ -38,9 +38,10 @@ class Celery:
         """Return a session; Celery connects with the first task."""
         return _CelerySession()
 
-    def queues(self, site: Site) -> list[str]:
+    def leftovers(self, site: Site) -> Leftovers:
         """Return the work queue; the queues for delayed tasks have fixed names that others may use."""
-        return [f"bench-celery-{site.run}"]
+        name = f"bench-celery-{site.run}"
+        return Leftovers([name], [name])
 
 
 class _CelerySession:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tests.bench.site import Site
-from tests.bench.systems import Burst, Command, Session
+from tests.bench.systems import Burst, Command, Leftovers, Session
 from tests.bench.systems.threads import SubmittingThreads
 
 _THREADS = 4  # each waits for the confirm of its own message
@@ -37,9 +37,9 @@ class Dramatiq:
         """Return a session; Dramatiq connects with the first message of each thread."""
         return _DramatiqSession()
 
-    def queues(self, site: Site) -> list[str]:
+    def leftovers(self, site: Site) -> Leftovers:
         """Return the work queue with its delay and dead-letter queues."""
-        return [f"bench-dramatiq-{site.run}{suffix}" for suffix in ("", ".DQ", ".XQ")]
+        return Leftovers([f"bench-dramatiq-{site.run}{suffix}" for suffix in ("", ".DQ", ".XQ")], [])
 
 
 class _DramatiqSession:

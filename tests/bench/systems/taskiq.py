@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.bench.loop import new_runner
 from tests.bench.site import Site
-from tests.bench.systems import Burst, Command, Session
+from tests.bench.systems import Burst, Command, Leftovers, Session
 
 _SUBMITTERS = 50  # coroutines that each wait for the confirm of their own message
 _PATIENCE = 120.0  # seconds until a missing result counts as a failure
@@ -40,9 +40,10 @@ class Taskiq:
         """Connect to broker and Redis."""
         return _TaskiqSession()
 
-    def queues(self, site: Site) -> list[str]:
-        """Return the work queue and its dead-letter queue."""
-        return [f"bench-taskiq-{site.run}{suffix}" for suffix in ("", "-dead")]
+    def leftovers(self, site: Site) -> Leftovers:
+        """Return the work queue, its dead-letter queue and the exchange before them."""
+        name = f"bench-taskiq-{site.run}"
+        return Leftovers([name, f"{name}-dead"], [name])
 
 
 class _TaskiqSession:

@@ -11,7 +11,7 @@ import msgspec
 from deploy.local.ports import free_port
 from tests.bench.loop import new_runner
 from tests.bench.site import Site
-from tests.bench.systems import Burst, Command, Session
+from tests.bench.systems import Burst, Command, Leftovers, Session
 
 NOOP, NOOP_THREAD = "bench.noop", "bench.noop_thread"
 _SUBMITTERS = 200  # coroutines that submit one by one
@@ -60,9 +60,12 @@ class Warren:
         """Connect an `AsyncClient`."""
         return WarrenSession(site)
 
-    def queues(self, site: Site) -> list[str]:
-        """Return the durable queues of this run's name space."""
-        return [f"{_namespace(site)}.{name}" for name in ("submit", "reply", "request", "dead", "work.default")]
+    def leftovers(self, site: Site) -> Leftovers:
+        """Return the durable queues and exchanges of this run's name space."""
+        queues = ("submit", "reply", "request", "dead", "work.default")
+        exchanges = ("submit", "reply", "request", "work", "dlx", "control", "beat", "event")
+        prefix = _namespace(site)
+        return Leftovers([f"{prefix}.{name}" for name in queues], [f"{prefix}.{name}" for name in exchanges])
 
 
 class WarrenSession:

@@ -1,0 +1,123 @@
+"""The demo from its start to its end: broker, services, job, kill, verdict."""
+
+import shutil
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from common import Client
+from deploy.demo import report
+from deploy.demo.corpus import library, plain_count, python_files
+from deploy.demo.evidence import read_journal, read_store, samples
+from deploy.demo.job import Job, Outcome
+from deploy.demo.namespace import delete_namespace, new_namespace
+from deploy.demo.processes import Processes, Service
+from deploy.demo.screen import Screen
+from deploy.local import Broker, find_broker, interrupts
+
+_SLOTS: Final = 8  # of each worker
+_SCHEDULER_METRICS: Final = ("warren_tasks_submitted_total", "warren_tasks_completed_total", "warren_suspects_total")
+_WORKER_METRICS: Final = ("warren_worker_completed_total", "warren_worker_redelivered_total")
+
+
+class Scenario:
+    """One run of the demo.
+
+    Args:
+        stack: what is to be cleared up goes there.
+        screen: where everything is shown.
+        pace: seconds that the job is to take while both workers run; 0 for as fast as it goes.
+    """
+
+    def __init__(self, stack: ExitStack, screen: Screen, pace: float) -> None:
+        self._stack = stack
+        self._screen = screen
+        self._files = python_files(library())
+        self._pause = round(pace * 2 * _SLOTS / len(self._files), 3)
+        with interrupts.held():
+            self._folder = Path(tempfile.mkdtemp(prefix="warren-demo-")).resolve()
+            stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
+        self._database = self._folder / "warren.db"
+        self._journal = self._folder / "journal"
+
+    def run(self) -> int:
+        """Run it all; returns the exit code."""
+        self._screen.title(f"Counting the words of {len(self._files):,} files with two workers, one of which is killed")
+        broker, namespace = self._broker(), new_namespace()
+        if broker.node is None:
+            self._stack.callback(self._leave, broker.url, namespace)
+        processes = Processes(self._folder, broker.url, namespace)
+        self._stack.callback(processes.close)
+        services = self._start(processes)
+        scheduler, survivor, victim = services
+        with interrupts.held():
+            client = self._stack.enter_context(Client(broker.url, namespace=namespace))
+        outcome = self._work(Job(client, self._files, self._journal, self._pause), processes, victim)
+        processes.check()
+        good = self._judge(outcome, victim)
+        self._show_metrics(scheduler, survivor)
+        return 0 if good else 1
+
+    def _broker(self) -> Broker:
+        said: list[str] = []
+        began = time.monotonic()
+        with self._screen.working("Looking for a broker..."):
+            broker = self._stack.enter_context(find_broker(say=said.append))
+        self._screen.fact("broker", broker.origin, time.monotonic() - began)
+        return broker
+
+    def _start(self, processes: Processes) -> tuple[Service, Service, Service]:
+        worker = ("worker_service", "deploy.demo.tasks", "--slots", str(_SLOTS))
+        began = time.monotonic()
+        with self._screen.working("Starting the scheduler and two workers..."):
+            scheduler = processes.start("scheduler", "scheduler_service", "--database-url", f"sqlite:///{self._database}")
+            first, second = (processes.start(f"worker {number}", *worker) for number in (1, 2))
+            for service in (scheduler, first, second):
+                processes.await_ready(service)
+        ready = time.monotonic() - began
+        self._screen.fact("scheduler", f"process {scheduler.pid}, ready with both workers after", ready)
+        for service in (first, second):
+            self._screen.fact(service.name, f"process {service.pid}, {_SLOTS} slots")
+        return scheduler, first, second
+
+    def _work(self, job: Job, processes: Processes, victim: Service) -> Outcome:
+        self._screen.fact("input", f"{library()} without its tests, one task a file")
+        outcome = job.submit()
+        self._screen.fact("submitted", f"{len(outcome.ids):,} tasks, confirmed by the broker after", outcome.submit_seconds)
+        alive = "2 workers"
+        with self._screen.bar(len(outcome.ids)) as bar:
+            for done in job.follow(outcome, processes.check):
+                if done == len(outcome.ids) // 2:
+                    processes.kill(victim)
+                    self._screen.fact("SIGKILL", f"{victim.name} is dead after {done} of {len(outcome.ids)} tasks")
+                    alive = "1 worker"
+                bar.update(done, alive)
+        return outcome
+
+    def _judge(self, outcome: Outcome, victim: Service) -> bool:
+        screen = self._screen
+        screen.title("Most frequent words")
+        screen.words(report.top_words(outcome))
+        with screen.working("Counting again without Warren, in one process..."):
+            plain: Counter[str] = plain_count(self._files)
+        store, runs = read_store(self._database), read_journal(self._journal, victim.pid)
+        screen.title("Nothing lost")
+        checks = report.checks(outcome, store, runs, plain)
+        for check in checks:
+            screen.verdict(check.good, check.text)
+        screen.fact("the kill", report.repetitions(store, runs, victim.name))
+        screen.fact("throughput", report.throughput(outcome, self._pause))
+        return all(check.good for check in checks)
+
+    def _show_metrics(self, scheduler: Service, survivor: Service) -> None:
+        self._screen.title("Metrics, scraped just now")
+        for service, names in ((scheduler, _SCHEDULER_METRICS), (survivor, _WORKER_METRICS)):
+            self._screen.fact(service.name, service.metrics_url)
+            self._screen.verbatim(samples(service.get("/metrics")[1], names))
+
+    def _leave(self, amqp_url: str, namespace: str) -> None:
+        fault = delete_namespace(amqp_url, namespace)
+        if fault:
+            self._screen.say(f"The queues {namespace}.* could not be deleted from the broker: {fault}", "yellow")

@@ -1,0 +1,469 @@
+"""A whole Warren in one thread, by dice: the real rules and the real bookkeeping, a model of all the rest.
+
+Real are `transition`, `Flights`, `Directory` and `pack`. Modelled are the store (a dictionary that survives), the
+broker (lists that drop, double, reorder and delay) and the workers (that die, freeze and come back too late). Each
+step is one thing that one part does; which one, and what goes wrong, is drawn from a seeded generator, so that a seed
+that fails can be run again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from msgspec import Raw
+from msgspec.structs import replace
+
+from common.states import (
+    TERMINAL,
+    Due,
+    Event,
+    Failed,
+    Lost,
+    Returned,
+    Rules,
+    State,
+    Succeeded,
+    Task,
+    Transition,
+    UnknownFunction,
+    Verdict,
+    transition,
+)
+from common.wire import Assignment, Beat, ErrorInfo, ErrorKind, Isolation
+from scheduler_service.bundles import pack
+from scheduler_service.fleet.directory import Directory
+from scheduler_service.fleet.flights import Flights
+from scheduler_service.storage.tasks import ClaimedTask
+
+QUEUE = "default"
+SLOTS = 4
+LIMIT = 12
+RULES = Rules(max_crashes=2, unknown_function_grace=1.0, unknown_function_wait=0.2)
+SHADOW = 2.0
+"""A worker that died so many seconds before a dispatch may still be taken for its holder."""
+TICK = 0.05
+"""Virtual seconds of one step."""
+
+Step = Callable[[Task, Event, float, Rules], Transition]
+
+
+class Violation(AssertionError):
+    """The system broke its promise."""
+
+
+@dataclass(frozen=True)
+class Faults:
+    """What may go wrong, as weights against that of an ordinary step (1.0).
+
+    Attributes:
+        kill: a worker dies.
+        freeze: a worker is cut off, runs on, and answers late.
+        restart: the scheduler dies, perhaps between a commit and its ack.
+        purge: the work queue is emptied.
+        amnesia: the broker comes back without its data.
+        double: chance that a reply or a submission comes twice.
+        unknown: chance that a publish arrives but its confirm does not.
+    """
+
+    kill: float = 0.0
+    freeze: float = 0.0
+    restart: float = 0.0
+    purge: float = 0.0
+    amnesia: float = 0.0
+    double: float = 0.0
+    unknown: float = 0.0
+
+    @property
+    def may_run_twice_at_once(self) -> bool:
+        """Whether a task may be in two hands without anybody's fault."""
+        return bool(self.freeze or self.unknown or self.amnesia or self.restart)
+
+
+@dataclass
+class Row:
+    """A stored task. `kind` is what its function does: fine, raises, kills (its process), massacre (the worker)."""
+
+    id: str
+    kind: str
+    task: Task
+    priority: int
+    number: int = 0
+
+
+@dataclass
+class Message:
+    """A bundle in the broker or at a worker."""
+
+    tasks: list[Assignment]
+    redelivered: bool = False
+    open: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Worker:
+    """A worker; `cut` when the broker has given it up and it runs on."""
+
+    name: str
+    beats: int = 0
+    bundles: list[Message] = field(default_factory=list)
+    waiting: list[Assignment] = field(default_factory=list)
+    running: list[Assignment] = field(default_factory=list)
+    cut: bool = False
+
+
+class World:
+    """One run.
+
+    Args:
+        seed: of the dice.
+        faults: what may go wrong.
+        tasks: how many are submitted.
+        step: the transition function; a mutant of it to see whether the checks can fail.
+        marks: how far the store notes that dispatches are confirmed; None does it as Warren does.
+        rescue: whether lost dispatches are looked for.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        faults: Faults,
+        *,
+        tasks: int = 25,
+        step: Step = transition,
+        marks: Callable[[Flights], int] | None = None,
+        rescue: bool = True,
+    ) -> None:
+        self.dice = Random(seed)
+        self.faults = faults
+        self.transition = step
+        self.marks = marks or (lambda flights: flights.confirmed_up_to)
+        self.rescues = rescue
+        self.now = 1000.0
+        kinds = ["fine"] * 16 + ["raises", "kills", "massacre", "unknown"]
+        self.kinds = {f"task-{n}": self.dice.choice(kinds) for n in range(tasks)}
+        self.submitted = list(self.kinds)
+        self.rows: dict[str, Row] = {}
+        self.mark = 0
+        self.work: list[Message] = []
+        self.replies: list[tuple[str, Event | str]] = []
+        self.late: list[tuple[str, Event | str]] = []
+        self.workers = [Worker(f"worker-{n}") for n in range(2)]
+        self.born = len(self.workers)
+        self.ended: dict[str, Task] = {}
+        self.runs: Counter[str] = Counter()
+        self.deaths: list[float] = []
+        self.blamed: Counter[str] = Counter()
+        self.busy: dict[str, int] = defaultdict(int)
+        self.begin()
+
+    # --- the scheduler -----------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """A scheduler starts with nothing but the store."""
+        self.directory = Directory(dead_after=1e9)
+        self.flights = Flights(self.directory, LIMIT)
+        self.suspects: set[str] = set()
+        out = sorted(
+            (row for row in self.rows.values() if row.task.state is State.DISPATCHED), key=lambda row: row.number
+        )
+        self.flights.start_from(self.mark)
+        unsure = self.flights.adopt([self.claimed(row) for row in out], self.mark, self.now)
+        self.publishing = list(pack(unsure, {QUEUE: 5}))
+
+    def claimed(self, row: Row) -> ClaimedTask:
+        task = row.task
+        assignment = Assignment(row.id, row.kind, task.lease, task.attempt, isolation=task.isolation)
+        return ClaimedTask(assignment, QUEUE, row.priority, 0.0, row.number)
+
+    def commit(self) -> None:
+        self.mark = self.marks(self.flights)
+
+    def dispatch(self, rows: list[Row]) -> None:
+        """Commit dispatches for as many of `rows` as there is room, then publish them."""
+        room = min(self.flights.room(QUEUE, self.now), len(rows))
+        if room <= 0:
+            return
+        mark = self.marks(self.flights)
+        for row, placement in zip(rows, self.flights.reserve(QUEUE, room), strict=False):
+            task = row.task
+            row.task = replace(task, state=State.DISPATCHED, attempt=task.attempt + 1, lease=placement.lease)
+            row.number = placement.number
+            self.blamed[row.id] += sum(death >= self.now - SHADOW for death in self.deaths)
+        self.mark = mark
+        if self.flights.out(QUEUE) > max(LIMIT, SLOTS * len(self.directory.workers)):
+            raise Violation(f"{self.flights.out(QUEUE)} tasks are out, the window is smaller")
+        if self.fault(self.faults.restart / 10):
+            self.restart()
+            return
+        claimed = [self.claimed(row) for row in rows[:room]]
+        self.flights.launch(claimed, self.now)
+        self.publishing += pack(claimed, {QUEUE: 5})
+
+    def intake(self) -> None:
+        batch = self.submitted[: self.dice.randint(1, 8)]
+        new = [id_ for id_ in dict.fromkeys(batch) if id_ not in self.rows]
+        for id_ in new:
+            self.rows[id_] = Row(id_, self.kinds[id_], Task(State.QUEUED), self.dice.choice([1, 4, 4, 9]))
+        self.commit()
+        if self.fault(self.faults.double):
+            return
+        del self.submitted[: len(batch)]
+
+    def claim(self) -> None:
+        queued = [row for row in self.rows.values() if row.task.state is State.QUEUED]
+        self.dispatch(sorted(queued, key=lambda row: -row.priority))
+
+    def ripen(self) -> None:
+        for row in self.rows.values():
+            if row.task.state is State.SCHEDULED and (row.task.due_at or 0.0) <= self.now:
+                self.apply(row.id, Due())
+
+    def publish(self) -> None:
+        if not self.publishing:
+            return
+        bundle = self.publishing.pop(self.dice.randrange(len(self.publishing)))
+        bundle = [task for task in bundle if task.assignment.lease in self.flights.by_lease]
+        if not bundle:
+            return
+        self.arrive(bundle)
+        if self.fault(self.faults.unknown):
+            self.publishing.append(bundle)
+        else:
+            self.flights.confirm(task.assignment.lease for task in bundle)
+
+    def arrive(self, bundle: list[ClaimedTask]) -> None:
+        tasks = [task.assignment for task in bundle]
+        self.work.append(Message(tasks, open={task.lease for task in tasks}))
+
+    def collect(self) -> None:
+        """Apply some replies, in any order; some of them come again, sooner or much later."""
+        for _ in range(self.dice.randint(1, 5)):
+            if self.replies:
+                reply = self.replies.pop(self.dice.randrange(len(self.replies)))
+                self.receive(*reply)
+                if self.fault(self.faults.double):
+                    self.late.append(reply)
+        if self.late and self.dice.random() < 0.2:
+            self.replies.append(self.late.pop(self.dice.randrange(len(self.late))))
+
+    def receive(self, id_: str, event: Event | str) -> None:
+        if isinstance(event, str):
+            if event in self.flights.by_lease:
+                self.suspects.add(event)
+        else:
+            self.apply(id_, event)
+
+    def apply(self, id_: str, event: Event) -> None:
+        row = self.rows[id_]
+        before = row.task
+        step = self.transition(before, event, self.now, RULES)
+        row.task = step.task
+        if step.tell != (step.task.state in TERMINAL):
+            raise Violation(f"{id_}: told although it is {step.task.state}")
+        if id_ in self.ended and step.task != self.ended[id_]:
+            raise Violation(f"{id_} was {self.ended[id_].state} and became {step.task}")
+        if step.verdict is Verdict.CHANGED and before.state is State.DISPATCHED:
+            if step.task.state is not State.DISPATCHED:
+                self.flights.land(before.lease, self.now, 0.1)
+            if step.task.state in TERMINAL:
+                self.ended[id_] = step.task
+        self.commit()
+
+    def rescue(self) -> None:
+        """One round of the rescuer, in its order: 0 ready, probe, barrier, verdict."""
+        if not self.rescues:
+            return
+        flights = self.flights.by_lease.values()
+        candidates = [each for each in flights if each.lease in self.suspects or (each.confirmed and not self.work)]
+        self.suspects.clear()
+        for worker in self.workers:
+            self.beat(worker)
+        alive = {worker.name for worker in self.workers if not worker.cut}
+        for name, known in self.directory.workers.items():
+            if name not in alive:
+                known.gone_since = 0.0
+        self.directory.bury_silent(self.now, 1.0, 0.0)
+        while self.replies:
+            self.receive(*self.replies.pop(0))
+        for flight in candidates:
+            if flight.lease in self.flights.by_lease and self.directory.holder(flight.lease) is None:
+                died = self.directory.holder_died(flight.lease, QUEUE, flight.dispatched_at)
+                self.apply(flight.id, Lost(flight.lease, died))
+
+    def restart(self) -> None:
+        for bundle in self.publishing:
+            if self.dice.random() < 0.5:
+                self.arrive(bundle)
+        self.begin()
+
+    # --- the workers -------------------------------------------------------------------------------------------
+
+    def beat(self, worker: Worker) -> None:
+        if worker.cut:
+            return
+        worker.beats += 1
+        running, waiting = ([task.lease for task in tasks] for tasks in (worker.running, worker.waiting))
+        self.directory.hear(Beat(worker.name, worker.beats, [QUEUE], SLOTS, running, waiting), self.now)
+
+    def deliver(self) -> None:
+        free = [each for each in self.workers if not each.cut and len(each.running) + len(each.waiting) < 2 * SLOTS]
+        if not self.work or not free:
+            return
+        message, worker = self.work.pop(0), self.dice.choice(free)
+        if message.redelivered:
+            self.replies += [(task.id, task.lease) for task in message.tasks]
+            return
+        worker.bundles.append(message)
+        worker.waiting += message.tasks
+
+    def start(self) -> None:
+        worker = self.dice.choice(self.workers)
+        alone = any(task.isolation is Isolation.ALONE for task in worker.running)
+        if not worker.waiting or alone or len(worker.running) >= SLOTS:
+            return
+        task = worker.waiting[self.dice.randrange(len(worker.waiting))]
+        if task.isolation is Isolation.ALONE and worker.running:
+            return
+        worker.waiting.remove(task)
+        if task.task == "unknown":
+            error = ErrorInfo(ErrorKind.UNKNOWN_FUNCTION, "UnknownFunction", task.task)
+            self.answer(worker, task, UnknownFunction(task.lease, error))
+            return
+        if self.dice.random() < 0.2:
+            self.answer(worker, task, Returned(task.lease))
+            return
+        worker.running.append(task)
+        self.runs[task.id] += 1
+        self.busy[task.id] += 1
+        if self.busy[task.id] > 1 and not self.faults.may_run_twice_at_once:
+            raise Violation(f"{task.id} runs twice at once, and nothing had happened that explains it")
+
+    def finish(self) -> None:
+        worker = self.dice.choice(self.workers)
+        if not worker.running:
+            return
+        task = worker.running[self.dice.randrange(len(worker.running))]
+        if task.task == "massacre" or (task.task == "kills" and task.isolation is Isolation.NONE):
+            self.kill(worker)
+            return
+        worker.running.remove(task)
+        self.busy[task.id] -= 1
+        if task.task == "kills":
+            event: Event = Failed(task.attempt, task.lease, ErrorInfo(ErrorKind.CRASHED, "Crashed", "signal 9"))
+        elif task.task == "raises":
+            event = Failed(task.attempt, task.lease, ErrorInfo(ErrorKind.EXCEPTION, "ValueError", task.id))
+        else:
+            event = Succeeded(task.attempt, task.lease, Raw(b'"%s"' % task.id.encode()))
+        self.answer(worker, task, event)
+
+    def answer(self, worker: Worker, task: Assignment, event: Event) -> None:
+        """Reply, confirmed; then ack each bundle of which all is answered."""
+        self.replies.append((task.id, event))
+        if worker.cut and not worker.waiting and not worker.running:
+            self.workers.remove(worker)
+            return
+        for bundle in worker.bundles:
+            bundle.open.discard(task.lease)
+        worker.bundles = [bundle for bundle in worker.bundles if bundle.open]
+
+    def die(self, worker: Worker) -> None:
+        """The broker takes the unacked bundles back, to the head of the queue."""
+        self.deaths.append(self.now)
+        self.blamed.update(row.id for row in self.rows.values() if row.task.state is State.DISPATCHED)
+        self.work[:0] = [Message(bundle.tasks, True) for bundle in worker.bundles]
+        worker.bundles = []
+
+    def be_born(self) -> None:
+        self.workers.append(Worker(f"worker-{self.born}"))
+        self.born += 1
+
+    def kill(self, worker: Worker | None = None) -> None:
+        worker = worker or self.dice.choice(self.workers)
+        for task in worker.running:
+            self.busy[task.id] -= 1
+        self.die(worker)
+        self.workers.remove(worker)
+        self.be_born()
+
+    def freeze(self) -> None:
+        worker = self.dice.choice(self.workers)
+        if not worker.cut:
+            worker.cut = True
+            self.die(worker)
+            self.be_born()
+
+    # --- the broker's own faults -------------------------------------------------------------------------------
+
+    def purge(self) -> None:
+        self.work.clear()
+
+    def amnesia(self) -> None:
+        """What is in the broker is gone, also the replies; what the store has must not be lost by that."""
+        self.work.clear()
+        self.replies.clear()
+        for worker in self.workers:
+            worker.bundles = []
+
+    # --- time --------------------------------------------------------------------------------------------------
+
+    def fault(self, chance: float) -> bool:
+        return self.dice.random() < chance
+
+    def beats(self) -> None:
+        self.beat(self.dice.choice(self.workers))
+
+    @property
+    def work_left(self) -> bool:
+        return bool(self.submitted) or any(row.task.state not in TERMINAL for row in self.rows.values())
+
+    def run(self, steps: int = 600) -> None:
+        """`steps` with faults, then without until all is done; raises `Violation`."""
+        scheduler = (self.intake, self.claim, self.ripen, self.publish, self.collect)
+        workers = (self.beats, self.deliver, self.start, self.finish)
+        weights = dict.fromkeys((*scheduler, *workers), 1.0) | {self.rescue: 0.2}
+        names = ("kill", "freeze", "restart", "purge", "amnesia")
+        faulty = weights | {getattr(self, name): getattr(self.faults, name) for name in names}
+        for number in range(steps):
+            self.do(faulty)
+            if number % 50 == 0 and not self.work_left:
+                break
+        # The faults are over; but what they have made possible may still happen.
+        self.faults = Faults(freeze=self.faults.freeze, restart=0.0, amnesia=float(self.faults.may_run_twice_at_once))
+        for _ in range(20_000):
+            if not self.work_left:
+                return self.judge()
+            self.do(weights)
+        left = {row.id: row.task for row in self.rows.values() if row.task.state not in TERMINAL}
+        raise Violation(f"these never ended: {left or self.submitted}")
+
+    def do(self, weights: dict[Callable[[], None], float]) -> None:
+        self.now += TICK
+        self.dice.choices(list(weights), list(weights.values()))[0]()
+
+    def judge(self) -> None:
+        """All is terminal; is it as it should be?"""
+        for reply in [*self.replies, *self.late]:
+            self.receive(*reply)
+        for row in self.rows.values():
+            self.judge_one(row, row.task)
+        if self.flights.by_lease or self.flights.out(QUEUE):
+            raise Violation(f"all is over, and {self.flights.by_lease or self.flights.out(QUEUE)} is counted as out")
+
+    def judge_one(self, row: Row, task: Task) -> None:
+        kind = None if task.error is None else task.error.kind
+        expected = {
+            "fine": None,
+            "raises": ErrorKind.EXCEPTION,
+            "kills": ErrorKind.CRASHED,
+            "massacre": ErrorKind.CRASHED,
+            "unknown": ErrorKind.UNKNOWN_FUNCTION,
+        }[row.kind]
+        # Whoever may have been held by that many workers that died, for whatever reason, is convicted.
+        doomed = self.blamed[row.id] >= RULES.max_crashes + 2 and kind is ErrorKind.CRASHED
+        if kind is not expected and not doomed:
+            raise Violation(f"{row.id} ({row.kind}) ended as {task} after {self.blamed[row.id]} deaths around it")
+        if task.state is State.SUCCEEDED and bytes(task.result) != b'"%s"' % row.id.encode():
+            raise Violation(f"{row.id} has the result of another: {task}")

@@ -1,0 +1,121 @@
+"""What can be wrong with a call is found before anything is sent."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.client.messages import MAX_DEPTH, completed, message, prepare, prepare_many
+from common.errors import InvalidTask
+from common.ids import new_task_id
+from common.tasks import Call, Registry, call, task
+from common.wire import EMPTY_ARGS, EMPTY_KWARGS, TaskMessage, decode, encode
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=15,
+)
+
+
+@given(st.lists(JSON, max_size=4), st.dictionaries(st.text(max_size=5), JSON, max_size=4))
+def test_arguments_survive_the_wire(args: list[Any], kwargs: dict[str, Any]) -> None:
+    try:
+        sent = decode(TaskMessage, encode(message(Call("t", tuple(args), kwargs))))
+    except InvalidTask as error:
+        assert "cannot be written as JSON" in str(error) or "deep" in str(error)
+        return
+    assert msgspec.json.decode(sent.args) == args
+    assert msgspec.json.decode(sent.kwargs) == kwargs
+
+
+def test_without_arguments_nothing_is_sent_for_them() -> None:
+    sent = message(call("t"))
+    assert (sent.args, sent.kwargs) == (EMPTY_ARGS, EMPTY_KWARGS)
+    assert encode(sent) == encode(TaskMessage(sent.id, "t"))
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value
+
+
+def itself() -> list[Any]:
+    value: list[Any] = []
+    value.append(value)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("argument", "reason"),
+    [
+        (object(), "written as JSON"),
+        ("\ud800", "written as JSON"),
+        ({(1, 2): 3}, "written as JSON"),
+        (float("nan"), "NaN"),
+        ([None, {"a": [float("-inf")]}], "NaN"),
+        ({float("nan"): 1}, "NaN"),
+        (nested(MAX_DEPTH), "deep"),
+        (nested(100_000), "deep"),
+        (itself(), "deep"),
+        ("x" * 300_000, "262,144 are allowed"),
+    ],
+)
+def test_what_json_cannot_say_is_refused(argument: Any, reason: str) -> None:
+    with pytest.raises(InvalidTask, match=reason):
+        message(call("t", argument))
+    with pytest.raises(InvalidTask, match=reason):
+        message(call("t", x=argument))
+
+
+def test_what_only_looks_wrong_is_taken() -> None:
+    message(call("t", nested(MAX_DEPTH - 1)))
+    message(call("t", "[" * 1000))
+    message(call("t", [[]] * 1000))
+    message(call("t", None, "null", [None], 1.5))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Call(5),  # type: ignore[arg-type]
+        Call("no spaces"),
+        Call("t", queue=["a"]),  # type: ignore[arg-type]
+        Call("t", priority=4.0),  # type: ignore[arg-type]
+        Call("t", priority=10),
+        Call("t", task_id="x"),
+    ],
+)
+def test_wrong_names_and_options_are_refused(wrong: Call[Any]) -> None:
+    with pytest.raises(InvalidTask):
+        message(wrong)
+
+
+def test_options_come_before_the_functions_own() -> None:
+    own: Registry = {}
+
+    @task(registry=own, queue="own", priority=1)
+    def function() -> None: ...
+
+    assert (message(call(function)).queue, message(call(function)).priority) == ("own", 1)
+    task_id = new_task_id()
+    sent = message(call(function).options(queue="other", priority=0, task_id=task_id))
+    assert (sent.id, sent.queue, sent.priority) == (task_id, "other", 0)
+    assert prepare(call(function)).result_type is type(None)
+
+
+def test_options_for_many_do_not_override_those_of_a_call() -> None:
+    calls = [call("a"), call("b").options(queue="own"), call("c").options(priority=0)]
+    got = [(made.queue, made.priority) for made in completed(calls, "all", 5, None)]
+
+    assert got == [("all", 5), ("own", 5), ("all", 0)]
+
+
+def test_the_wrong_one_of_many_is_named() -> None:
+    calls = [call("a"), call("b", float("inf"))]
+    with pytest.raises(InvalidTask, match=r"call 7 \(from 0\): .*'b'.*; the first 6 calls were submitted"):
+        prepare_many(calls, 1000, first=6, sent=6)

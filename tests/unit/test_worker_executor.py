@@ -1,0 +1,206 @@
+"""Slots, patience, suspects and drain, with runtimes that do nothing by themselves."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from common.tasks import TaskFunction
+from common.telemetry import Telemetry
+from common.wire import Assignment, Isolation, Outcome, OutcomeKind, ReturnReason
+from worker_service.attempts import Attempt, DeliveredBundle
+from worker_service.executor import Executor
+from worker_service.handlers import Handler
+from worker_service.results import Limits, succeeded
+from worker_service.runtimes import Done
+
+
+class Deliverer:
+    async def ack(self) -> bool:
+        return True
+
+
+class Runtime:
+    """Notes what it is given; the test ends it."""
+
+    def __init__(self) -> None:
+        self.running: list[Attempt] = []
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def run(self, attempts: Sequence[Attempt]) -> None:
+        self.running += attempts
+
+
+class Bench:
+    """An executor and everything around it."""
+
+    def __init__(self, slots: int = 2, patience: float = 0.05, drain_timeout: float = 5.0) -> None:
+        async def on_loop() -> None: ...
+        def in_thread() -> None: ...
+
+        functions: list[Any] = [on_loop, in_thread]
+        handlers = {each.__name__: Handler(_task(each)) for each in functions}
+        self.coroutines, self.threads, self.children = Runtime(), Runtime(), Runtime()
+        self.answers: list[Outcome] = []
+        self.executor = Executor(
+            handlers,
+            coroutines=self.coroutines,
+            threads=self.threads,
+            children=self.children,
+            answer=self._answer,
+            slots=slots,
+            patience=patience,
+            drain_timeout=drain_timeout,
+            telemetry=Telemetry(),
+        )
+        self._number = 0
+
+    def _answer(self, done: Sequence[Done]) -> None:
+        self.answers += [outcome for _, outcome in done]
+
+    def arrive(self, *tasks: str, isolation: Isolation = Isolation.NONE) -> list[Attempt]:
+        now = asyncio.get_running_loop().time()
+        attempts = []
+        for task in tasks:
+            self._number += 1
+            work = Assignment(f"id{self._number}", task, f"lease{self._number}", 1, isolation=isolation)
+            attempts.append(Attempt(work, DeliveredBundle(Deliverer(), "default"), now))
+        self.executor.accept(attempts)
+        return attempts
+
+    def end(self, *attempts: Attempt) -> None:
+        limits = Limits(1000, 32)
+        self.executor.finished([(attempt, succeeded(attempt.assignment, None, 0.1, limits)) for attempt in attempts])
+
+    def reasons(self) -> list[ReturnReason | None]:
+        return [outcome.reason for outcome in self.answers if outcome.kind is OutcomeKind.RETURNED]
+
+
+def _task(function: Any) -> TaskFunction[..., Any]:
+    return TaskFunction(function, name=function.__name__, queue="default", priority=4)
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(5.0):
+        while not condition():  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.001)
+
+
+async def test_no_more_run_than_there_are_slots_and_in_order() -> None:
+    bench = Bench(slots=2)
+    first, second, third, fourth = bench.arrive("on_loop", "on_loop", "on_loop", "in_thread")
+    assert bench.coroutines.running == [first, second]
+    assert (bench.executor.running, bench.executor.waiting) == (2, 2)
+    bench.end(first)
+    assert bench.coroutines.running[-1] is third
+    bench.end(second)
+    assert bench.threads.running == [fourth]
+    assert [outcome.lease for outcome in bench.answers] == ["lease1", "lease2"]
+
+
+async def test_what_waits_too_long_goes_back_as_busy() -> None:
+    bench = Bench(slots=1)
+    first, second = bench.arrive("on_loop", "on_loop")
+    await until(lambda: bench.answers)
+    assert bench.reasons() == [ReturnReason.BUSY]
+    assert bench.answers[0].lease == second.assignment.lease
+    assert second.started == 0.0
+    bench.end(first)
+    (third,) = bench.arrive("on_loop")
+    assert third.started > 0.0
+
+
+async def test_a_slot_that_becomes_free_in_time_is_used() -> None:
+    bench = Bench(slots=1, patience=60.0)
+    first, second = bench.arrive("on_loop", "on_loop")
+    bench.end(first)
+    assert second in bench.coroutines.running
+    assert bench.reasons() == []
+
+
+async def test_an_unknown_function_goes_back_and_its_neighbours_run() -> None:
+    bench = Bench()
+    bench.arrive("on_loop", "os.system", "in_thread")
+    assert bench.reasons() == [ReturnReason.UNKNOWN_FUNCTION]
+    assert len(bench.coroutines.running) == len(bench.threads.running) == 1
+
+
+async def test_suspects_run_in_children_and_take_slots() -> None:
+    bench = Bench(slots=2)
+    bench.arrive("on_loop", "in_thread", isolation=Isolation.CHILD)
+    assert len(bench.children.running) == 2
+    bench.arrive("on_loop")
+    assert bench.executor.waiting == 1
+
+
+async def test_alone_waits_for_the_others_and_refuses_newcomers() -> None:
+    bench = Bench(slots=2, patience=60.0)
+    first, second, third = bench.arrive("on_loop", "on_loop", "on_loop")
+    (alone,) = bench.arrive("in_thread", isolation=Isolation.ALONE)
+    assert bench.reasons() == [ReturnReason.BUSY], "what had not started gives way"
+    assert bench.answers[0].lease == third.assignment.lease
+    bench.arrive("on_loop")
+    bench.arrive("on_loop", isolation=Isolation.ALONE)
+    assert bench.reasons() == [ReturnReason.BUSY] * 3
+    bench.end(first)
+    assert not bench.children.running
+    bench.end(second)
+    assert bench.children.running == [alone]
+    bench.arrive("on_loop")
+    assert bench.reasons() == [ReturnReason.BUSY] * 4, "also while it runs"
+    bench.end(alone)
+    (last,) = bench.arrive("on_loop")
+    assert last in bench.coroutines.running
+
+
+async def test_alone_starts_at_once_when_nothing_runs() -> None:
+    bench = Bench()
+    (alone,) = bench.arrive("on_loop", isolation=Isolation.ALONE)
+    assert bench.children.running == [alone]
+
+
+async def test_alone_gives_up_when_the_others_never_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker_service.executor.ALONE_PATIENCE", 0.02)
+    bench = Bench()
+    bench.arrive("on_loop")
+    bench.arrive("on_loop", isolation=Isolation.ALONE)
+    await until(lambda: bench.answers)
+    assert bench.reasons() == [ReturnReason.BUSY]
+    bench.arrive("on_loop")
+    assert bench.executor.running == 2
+
+
+async def test_drain_returns_what_waits_and_finishes_what_runs() -> None:
+    bench = Bench(slots=1, patience=60.0)
+    first, _ = bench.arrive("on_loop", "on_loop")
+    draining = asyncio.create_task(bench.executor.drain())
+    await until(lambda: bench.answers)
+    assert bench.reasons() == [ReturnReason.DRAIN]
+    bench.arrive("on_loop")
+    assert bench.reasons() == [ReturnReason.DRAIN] * 2, "a bundle that was on its way"
+    assert not draining.done()
+    bench.end(first)
+    await draining
+    assert bench.executor.running == 0
+
+
+async def test_drain_ends_in_time_and_returns_a_waiting_alone() -> None:
+    bench = Bench(drain_timeout=0.02)
+    bench.arrive("on_loop")
+    bench.arrive("on_loop", isolation=Isolation.ALONE)
+    await bench.executor.drain()
+    assert bench.reasons() == [ReturnReason.DRAIN]
+    assert bench.executor.running == 1
+
+
+async def test_the_first_start_is_told_once() -> None:
+    bench = Bench()
+    told: list[int] = []
+    bench.executor.on_first_start = lambda: told.append(1)
+    bench.arrive("on_loop")
+    bench.arrive("on_loop")
+    assert told == [1]
