@@ -165,7 +165,7 @@ def variable(name: str, query: str, label: str) -> dict[str, Any]:
         "type": "query",
         "datasource": _SOURCE,
         "definition": query,
-        "query": {"query": query, "refId": "values"},
+        "query": {"qryType": 1, "query": query, "refId": "PrometheusVariableQueryEditor-VariableQuery"},
         "refresh": 2,
         "sort": 1,
         "multi": True,

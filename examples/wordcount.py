@@ -1,7 +1,7 @@
 """Counts words: the task function of `make demo`.
 
-    warren worker examples.wordcount
-    warren submit count_words README.md --wait
+warren worker examples.wordcount
+warren submit count_words README.md --wait
 """
 
 import re

@@ -178,8 +178,7 @@ class Replier:
             await publishing
             return
         task = asyncio.ensure_future(publishing)
-        for _ in range(10):  # until the frames are written; the confirm takes a flush to disk longer
-            await asyncio.sleep(0)
+        await _until_written()
         await failpoints.reached("worker.after_reply")
         await task
         await failpoints.reached("worker.after_confirm")
@@ -204,7 +203,8 @@ class Replier:
         self._telemetry.emit(Replied(len(pack)))
         for bundle in complete:
             await bundle.delivery.ack()
-        if complete:
+        if complete and failpoints.armed():
+            await _until_written()
             await failpoints.reached("worker.after_ack")
         if self.on_confirmed is not None:
             self.on_confirmed()
@@ -228,6 +228,14 @@ class Replier:
 
 class _TooLarge(Exception):
     """The broker does not take a message of this size."""
+
+
+async def _until_written() -> None:
+    """For the failpoints: let aio-pika write its frames, which takes some rounds of the event loop (and much less time
+    than the broker's answer).
+    """
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
 def _size(outcome: Outcome) -> int:

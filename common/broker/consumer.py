@@ -17,6 +17,9 @@ from common.topology import Queue
 
 log = logging.getLogger(__name__)
 
+ACK_DELAY = 0.004
+"""Seconds for which acks wait for others. An ack of a quorum queue is a write to the broker's log as a publish is, and
+at once it would be in the way of the message that the handled batch has just caused."""
 LONGEST_RETRY = 5.0
 """Seconds between tries at most while a handler cannot settle a batch (database locked, broker away)."""
 
@@ -133,7 +136,7 @@ class BatchConsumer:
     Args:
         connection: where.
         queue: what.
-        handle: handles a batch; when it returns the batch is acked (``multiple=True``). When it raises
+        handle: handles a batch; after it has returned the batch is acked (``multiple=True``). When it raises
             `StoreUnavailable` or `BrokerError` the same batch is tried again, nothing is acked meanwhile; when the
             channel died, the batch is dropped, because the broker delivers it again.
         prefetch: unsettled messages at a time, which bounds the memory of a batch.
@@ -152,6 +155,10 @@ class BatchConsumer:
         self._consumer = Consumer(connection, queue, self._arrive, prefetch=prefetch, declare=True, no_ack=no_ack)
         self._handle = handle
         self._no_ack = no_ack
+        self._most_unacked = max(1, prefetch // 2)
+        self._unacked: dict[Subscription, tuple[int, int]] = {}
+        self._ack_timer: asyncio.TimerHandle | None = None
+        self._acking: asyncio.Task[None] | None = None
         self._inbox: list[Delivery] = []
         self._arrived = asyncio.Event()
         self._idle = asyncio.Event()
@@ -180,9 +187,13 @@ class BatchConsumer:
         """Take no more, and finish the batches that have arrived."""
         await self._consumer.drain()
         await self._idle.wait()
+        await self._ack()
 
     async def stop(self) -> None:
         """Stop at once; what is unsettled goes back to the queue."""
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
         await self._consumer.stop()
         task, self._task = self._task, None
         if task is not None:
@@ -228,19 +239,31 @@ class BatchConsumer:
                 break
         self.stuck_reason = ""
         if batch and not self._no_ack:
-            await self._ack(batch)
+            await self._handled(batch)
 
     def _retrying(self, error: Exception, failures: int) -> None:
         self.stuck_reason = str(error)
         if failures == 0:
             log.warning("a batch waits", extra={"queue": self.name, "reason": str(error)})
 
-    async def _ack(self, batch: list[Delivery]) -> None:
+    async def _handled(self, batch: list[Delivery]) -> None:
         # A batch spans two channels when the first one died meanwhile; tags count per channel.
-        counts: dict[Subscription, int] = {}
-        last: dict[Subscription, int] = {}
         for delivery in batch:
-            counts[delivery.subscription] = counts.get(delivery.subscription, 0) + 1
-            last[delivery.subscription] = delivery.tag
-        for subscription, tag in last.items():
-            await subscription.ack(tag, multiple=True, count=counts[subscription])
+            _, count = self._unacked.get(delivery.subscription, (0, 0))
+            self._unacked[delivery.subscription] = (delivery.tag, count + 1)
+        if sum(count for _, count in self._unacked.values()) >= self._most_unacked:
+            await self._ack()
+        elif self._ack_timer is None:
+            self._ack_timer = asyncio.get_running_loop().call_later(ACK_DELAY, self._ack_soon)
+
+    def _ack_soon(self) -> None:
+        self._ack_timer = None
+        self._acking = asyncio.create_task(self._ack(), name=f"ack {self.name}")
+
+    async def _ack(self) -> None:
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
+        unacked, self._unacked = self._unacked, {}
+        for subscription, (tag, count) in unacked.items():
+            await subscription.ack(tag, multiple=True, count=count)

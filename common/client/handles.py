@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
+from msgspec.inspect import CustomType, type_info
 
 from common.errors import TaskCancelled, TaskError, TaskExpired, TaskFailed, UnknownTask, WireError
 from common.states import TERMINAL, State
@@ -132,9 +133,10 @@ def task_error(outcome: TaskResult) -> TaskError:
 @functools.lru_cache(maxsize=1024)
 def _typed_decoder(result_type: Any) -> msgspec.json.Decoder[Any]:
     try:
-        return msgspec.json.Decoder(result_type)
+        decoder = msgspec.json.Decoder(result_type)
     except TypeError:
         return _PLAIN  # an annotation that JSON cannot be converted to; the plain value is what there is
+    return _PLAIN if isinstance(type_info(result_type), CustomType) else decoder
 
 
 _PLAIN: Final[msgspec.json.Decoder[Any]] = msgspec.json.Decoder()

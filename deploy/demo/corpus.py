@@ -17,7 +17,7 @@ def library() -> Path:
 
 
 def python_files(folder: Path) -> list[Path]:
-    """Return the Python files of a standard library that can be read, without its tests and what was installed to it."""
+    """Return the readable Python files of a standard library, without its tests and what was installed into it."""
     found = []
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(set(folders) - _NOT_THE_LIBRARY - _ITS_TESTS)

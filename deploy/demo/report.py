@@ -37,17 +37,19 @@ def checks(outcome: Outcome, store: StoreRecord, runs: Runs, plain: Counter[str]
 
 def repetitions(store: StoreRecord, runs: Runs, victim: str) -> str:
     """Say what the kill has cost."""
-    begun = f"{runs.by_victim} of them had begun there and so ran twice" if runs.by_victim else "none had begun there"
-    text = f"{store.again} tasks were with {victim} and went to the other: {begun}"
-    others = runs.repeated - runs.by_victim
-    return f"{text}, {others} more ran twice without it" if others else text
+    text = f"{runs.by_victim} tasks, which {victim} was running when it was killed"
+    if store.again > runs.by_victim:
+        text += f"; {store.again - runs.by_victim} more had reached it but not begun"
+    if runs.repeated > runs.by_victim:
+        text += f"; {runs.repeated - runs.by_victim} others ran twice without having been there"
+    return text
 
 
 def throughput(outcome: Outcome, pause: float) -> str:
     """Say how fast it was, and what that means."""
     rate = len(outcome.ids) / outcome.seconds
-    text = f"{rate:,.0f} tasks a second ({len(outcome.ids):,} in {outcome.seconds:.1f} s)"
-    return f"{text}, each slowed by {pause * 1000:.0f} ms to be watched" if pause else text
+    text = f"{rate:,.0f} tasks a second, {len(outcome.ids):,} in {outcome.seconds:.1f} s"
+    return f"{text}, at the pace set for watching" if pause else text
 
 
 def _stored(outcome: Outcome, store: StoreRecord) -> Check:
@@ -56,20 +58,19 @@ def _stored(outcome: Outcome, store: StoreRecord) -> Check:
     unfinished = store.unfinished(outcome.ids)
     if unfinished or len(store.states) != len(outcome.ids):
         return Check(False, f"{len(outcome.ids):,} tasks submitted, {len(unfinished):,} not ended; stored: {found}")
-    text = f"each of {len(outcome.ids):,} tasks is in one terminal state in the store: {found}"
+    text = f"{len(outcome.ids):,} tasks, each in one terminal state in the store: {found}"
     return Check(not outcome.failures, "; ".join([text, *outcome.failures[:3]]))
 
 
 def _ran(outcome: Outcome, runs: Runs) -> Check:
     missing = len(outcome.ids) - (runs.total - runs.repeated)
-    once = f"{runs.total:,} runs of {len(outcome.ids):,} tasks in the journal that the task function writes"
-    return Check(missing <= 0, once if missing <= 0 else f"{once}: {missing:,} never ran")
+    text = f"{runs.total:,} runs, as the task function itself has noted them: "
+    return Check(missing <= 0, text + (f"{missing:,} tasks never ran" if missing > 0 else "every task ran"))
 
 
 def _counted(outcome: Outcome, plain: Counter[str]) -> Check:
     if outcome.totals == plain:
-        text = f"{plain.total():,} words, {len(plain):,} different: the same as a plain count in one process"
-        return Check(True, text)
+        return Check(True, f"{plain.total():,} words, exactly as a plain count in one process")
     wrong = [word for word in outcome.totals.keys() | plain.keys() if outcome.totals[word] != plain[word]]
     return Check(
         False,

@@ -10,6 +10,7 @@ from typing import Final
 from common import Client
 from deploy.demo import report
 from deploy.demo.corpus import library, plain_count, python_files
+from deploy.demo.errors import DemoError
 from deploy.demo.evidence import read_journal, read_store, samples
 from deploy.demo.job import Job, Outcome
 from deploy.demo.namespace import delete_namespace, new_namespace
@@ -18,8 +19,9 @@ from deploy.demo.screen import Screen
 from deploy.local import Broker, find_broker, interrupts
 
 _SLOTS: Final = 8  # of each worker
+_FEWEST: Final = 50  # files, for a job that has a middle
 _SCHEDULER_METRICS: Final = ("warren_tasks_submitted_total", "warren_tasks_completed_total", "warren_suspects_total")
-_WORKER_METRICS: Final = ("warren_worker_completed_total", "warren_worker_redelivered_total")
+_WORKER_METRICS: Final = ("warren_worker_received_total", "warren_worker_redelivered_total")
 
 
 class Scenario:
@@ -35,6 +37,8 @@ class Scenario:
         self._stack = stack
         self._screen = screen
         self._files = python_files(library())
+        if len(self._files) < _FEWEST:
+            raise DemoError(f"{library()} holds {len(self._files)} Python files; the demo needs {_FEWEST} to count in")
         self._pause = round(pace * 2 * _SLOTS / len(self._files), 3)
         with interrupts.held():
             self._folder = Path(tempfile.mkdtemp(prefix="warren-demo-")).resolve()
@@ -50,8 +54,7 @@ class Scenario:
             self._stack.callback(self._leave, broker.url, namespace)
         processes = Processes(self._folder, broker.url, namespace)
         self._stack.callback(processes.close)
-        services = self._start(processes)
-        scheduler, survivor, victim = services
+        scheduler, survivor, victim = self._start(processes)
         with interrupts.held():
             client = self._stack.enter_context(Client(broker.url, namespace=namespace))
         outcome = self._work(Job(client, self._files, self._journal, self._pause), processes, victim)
@@ -61,10 +64,9 @@ class Scenario:
         return 0 if good else 1
 
     def _broker(self) -> Broker:
-        said: list[str] = []
         began = time.monotonic()
-        with self._screen.working("Looking for a broker..."):
-            broker = self._stack.enter_context(find_broker(say=said.append))
+        with self._screen.working("Looking for a broker...") as say:
+            broker = self._stack.enter_context(find_broker(say=say))
         self._screen.fact("broker", broker.origin, time.monotonic() - began)
         return broker
 
@@ -72,26 +74,31 @@ class Scenario:
         worker = ("worker_service", "deploy.demo.tasks", "--slots", str(_SLOTS))
         began = time.monotonic()
         with self._screen.working("Starting the scheduler and two workers..."):
-            scheduler = processes.start("scheduler", "scheduler_service", "--database-url", f"sqlite:///{self._database}")
+            scheduler = processes.start(
+                "scheduler", "scheduler_service", "--database-url", f"sqlite:///{self._database}"
+            )
             first, second = (processes.start(f"worker {number}", *worker) for number in (1, 2))
             for service in (scheduler, first, second):
                 processes.await_ready(service)
-        ready = time.monotonic() - began
-        self._screen.fact("scheduler", f"process {scheduler.pid}, ready with both workers after", ready)
-        for service in (first, second):
-            self._screen.fact(service.name, f"process {service.pid}, {_SLOTS} slots")
+        self._screen.fact("scheduler", f"process {scheduler.pid}")
+        self._screen.fact(
+            "workers", f"processes {first.pid} and {second.pid}, {_SLOTS} slots each", time.monotonic() - began
+        )
         return scheduler, first, second
 
     def _work(self, job: Job, processes: Processes, victim: Service) -> Outcome:
-        self._screen.fact("input", f"{library()} without its tests, one task a file")
+        slowed = f", each slowed by {self._pause * 1000:.0f} ms so that you can watch" if self._pause else ""
+        self._screen.fact("input", f"{library()}, one task a file{slowed}")
         outcome = job.submit()
-        self._screen.fact("submitted", f"{len(outcome.ids):,} tasks, confirmed by the broker after", outcome.submit_seconds)
+        self._screen.fact("submitted", f"{len(outcome.ids):,} tasks, confirmed by the broker", outcome.submit_seconds)
         alive = "2 workers"
         with self._screen.bar(len(outcome.ids)) as bar:
             for done in job.follow(outcome, processes.check):
                 if done == len(outcome.ids) // 2:
                     processes.kill(victim)
-                    self._screen.fact("SIGKILL", f"{victim.name} is dead after {done} of {len(outcome.ids)} tasks")
+                    self._screen.alarm(
+                        "SIGKILL", f"to {victim.name} (process {victim.pid}) at {done} of {len(outcome.ids)}"
+                    )
                     alive = "1 worker"
                 bar.update(done, alive)
         return outcome
@@ -101,23 +108,24 @@ class Scenario:
         screen.title("Most frequent words")
         screen.words(report.top_words(outcome))
         with screen.working("Counting again without Warren, in one process..."):
-            plain: Counter[str] = plain_count(self._files)
+            plain = plain_count(self._files)
         store, runs = read_store(self._database), read_journal(self._journal, victim.pid)
-        screen.title("Nothing lost")
+        screen.title("Was anything lost?")
         checks = report.checks(outcome, store, runs, plain)
         for check in checks:
             screen.verdict(check.good, check.text)
-        screen.fact("the kill", report.repetitions(store, runs, victim.name))
+        screen.fact("ran twice", report.repetitions(store, runs, victim.name))
         screen.fact("throughput", report.throughput(outcome, self._pause))
         return all(check.good for check in checks)
 
     def _show_metrics(self, scheduler: Service, survivor: Service) -> None:
-        self._screen.title("Metrics, scraped just now")
+        self._screen.title("Metrics, as scraped just now")
         for service, names in ((scheduler, _SCHEDULER_METRICS), (survivor, _WORKER_METRICS)):
             self._screen.fact(service.name, service.metrics_url)
             self._screen.verbatim(samples(service.get("/metrics")[1], names))
+        self._screen.note("`make up` runs all of it with Prometheus and a dashboard, `make bench` measures the speed.")
 
     def _leave(self, amqp_url: str, namespace: str) -> None:
         fault = delete_namespace(amqp_url, namespace)
         if fault:
-            self._screen.say(f"The queues {namespace}.* could not be deleted from the broker: {fault}", "yellow")
+            self._screen.error(f"The queues {namespace}.* could not be deleted from the broker: {fault}")

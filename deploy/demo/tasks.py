@@ -7,7 +7,7 @@ from common import task
 from examples.wordcount import count_words
 
 
-@task(name="demo.count_words")
+@task(name="demo.count")
 def watched_count(path: str, journal: str, pause: float) -> dict[str, int]:
     """Count the words of one file.
 

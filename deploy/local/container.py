@@ -53,6 +53,7 @@ def docker_broker(timeout: float = 120.0) -> Iterator[str]:
         _await_amqp(name, port, time.monotonic() + timeout)
         yield f"amqp://{_USER}:{password}@127.0.0.1:{port}/%2F"
 
+
 def speaks_amqp(host: str, port: int, timeout: float = 2.0) -> bool:
     """Whether a broker greets there with Connection.Start; Docker's own proxy accepts long before the broker does."""
     try:

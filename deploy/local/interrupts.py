@@ -1,7 +1,7 @@
 """Ctrl-C, SIGTERM and a closed terminal, for programs that have to remove what they have started.
 
-The first signal raises `Interrupted` in the main thread, wherever it is. Those after it change nothing, so that clearing
-up is never cut short by an impatient second Ctrl-C. Two kinds of moments are spared from the first one as well:
+The first signal raises `Interrupted` in the main thread, wherever it is. Those after it change nothing, so that
+clearing up is never cut short by an impatient second Ctrl-C. Two kinds of moments are spared the first one as well:
 
 - `held`: between a resource's coming into being and the note of it, or nobody would know what to remove;
 - `disarm`: the clearing up at an ordinary end.

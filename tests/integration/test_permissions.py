@@ -6,7 +6,7 @@ On the private node and, where a Docker engine runs, on the broker of the Compos
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pika
@@ -39,7 +39,7 @@ class Secured:
     """A broker with the shipped definitions."""
 
     address: str
-    passwords: dict[str, str]
+    passwords: dict[str, str] = field(repr=False)
 
     def url(self, role: Role) -> str:
         return amqp_url(role, self.passwords[variable(role)], self.address)
@@ -61,7 +61,9 @@ class Secured:
             return 200
 
 
-@pytest.fixture(scope="module", params=["local", pytest.param("docker", marks=pytest.mark.docker)])
+@pytest.fixture(
+    scope="module", params=["local", pytest.param("docker", marks=[pytest.mark.docker, pytest.mark.timeout(600)])]
+)
 def secured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     state = State(tmp_path_factory.mktemp("state"))
     prepare(state, {})

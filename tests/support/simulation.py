@@ -336,6 +336,8 @@ class World:
             self.answer(worker, task, Returned(task.lease))
             return
         worker.running.append(task)
+        if task.isolation is Isolation.ALONE:
+            self.beat(worker)  # a worker says so before it starts what may be its death
         self.runs[task.id] += 1
         self.busy[task.id] += 1
         if self.busy[task.id] > 1 and not self.faults.may_run_twice_at_once:

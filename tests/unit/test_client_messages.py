@@ -22,11 +22,8 @@ JSON = st.recursive(
 
 @given(st.lists(JSON, max_size=4), st.dictionaries(st.text(max_size=5), JSON, max_size=4))
 def test_arguments_survive_the_wire(args: list[Any], kwargs: dict[str, Any]) -> None:
-    try:
-        sent = decode(TaskMessage, encode(message(Call("t", tuple(args), kwargs))))
-    except InvalidTask as error:
-        assert "cannot be written as JSON" in str(error) or "deep" in str(error)
-        return
+    sent = decode(TaskMessage, encode(message(Call("t", tuple(args), kwargs))))
+
     assert msgspec.json.decode(sent.args) == args
     assert msgspec.json.decode(sent.kwargs) == kwargs
 
@@ -58,7 +55,6 @@ def itself() -> list[Any]:
         ({(1, 2): 3}, "written as JSON"),
         (float("nan"), "NaN"),
         ([None, {"a": [float("-inf")]}], "NaN"),
-        ({float("nan"): 1}, "NaN"),
         (nested(MAX_DEPTH), "deep"),
         (nested(100_000), "deep"),
         (itself(), "deep"),

@@ -172,7 +172,7 @@ class TestComposeFile:
         assert service["read_only"] is True
         assert service["init"] is True
         assert service["mem_limit"]
-        assert service["pids_limit"] <= 512
+        assert service["pids_limit"] <= 1024
         assert not service.keys() & {"privileged", "network_mode", "pid", "devices"}
         assert service.get("user") not in ("root", "0", 0)
 

@@ -39,6 +39,19 @@ def test_without_faults_a_task_runs_exactly_once() -> None:
         assert world.runs == dict.fromkeys(world.kinds, 1)
 
 
+@pytest.mark.parametrize("killers", [1, 3])
+def test_a_killer_convicts_nobody_else(killers: int) -> None:
+    """Tasks that take their worker down each time end as crashed after a bounded number of runs, and nobody else."""
+    for seed in range(100):
+        world = World(seed, QUIET, tasks=60)
+        world.kinds = {id_: "massacre" if n < killers else "fine" for n, id_ in enumerate(world.kinds)}
+        world.run()
+        ended = {row.id: row.task.state for row in world.rows.values()}
+        guilty = {id_ for id_, kind in world.kinds.items() if kind == "massacre"}
+        assert {id_ for id_, state in ended.items() if state is State.FAILED} == guilty, f"seed {seed}"
+        assert max(world.runs[id_] for id_ in guilty) <= 6, f"seed {seed}"
+
+
 def test_a_seed_is_a_life_that_can_be_lived_again() -> None:
     lives = [World(7, STORM) for _ in range(2)]
     for life in lives:
