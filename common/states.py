@@ -17,7 +17,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
-from msgspec import NODEFAULT, Raw, Struct
+from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from common.wire import NULL, ErrorInfo, ErrorKind, Isolation
@@ -134,11 +134,13 @@ class Lost(Struct, frozen=True, gc=False):
 
     Attributes:
         lease: the lease.
-        holder_died: a worker that held it died, so the task may have killed it.
+        holder_died: a worker that held it, or may have held it, died: the task may have killed it.
+        started: that worker had said that the task was running.
     """
 
     lease: str
     holder_died: bool
+    started: bool = False
 
 
 class Held(Struct, frozen=True, gc=False):
@@ -173,7 +175,7 @@ class Transition(Struct, frozen=True, gc=False):
     """
 
     verdict: Verdict
-    task: Task = NODEFAULT
+    task: Task
 
     @property
     def tell(self) -> bool:
@@ -253,6 +255,9 @@ def _unknown_function(task: Task, event: UnknownFunction, now: float, rules: Rul
 
 def _lost(task: Task, event: Lost, rules: Rules) -> Task:
     if not event.holder_died:
+        return _queued(task, attempt=task.attempt)
+    if task.isolation is Isolation.ALONE and not event.started:
+        # It had not begun to run: whatever took the worker down, it was not this task.
         return _queued(task, attempt=task.attempt)
     if task.isolation is Isolation.ALONE:
         # It ran in a worker that ran nothing else, and took that down: a proved crash.

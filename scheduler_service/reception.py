@@ -5,7 +5,9 @@ The unit of refusal is the task, never the batch: a message that does not decode
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Final
 
 from msgspec import Raw, Struct
 
@@ -25,6 +27,8 @@ from common.wire import (
 )
 from scheduler_service.storage.parked import ParkedMessage
 from scheduler_service.storage.tasks import NewTask
+
+_NONCE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Limits(Struct, frozen=True):
@@ -124,12 +128,7 @@ def check_reply_to(reply_to: str, user: str, topology: Topology) -> None:
         Refusal: it is not the sender's.
     """
     prefix = topology.client_prefix(user)
-    rest = reply_to[len(prefix) :]
-    if (
-        not reply_to.startswith(prefix)
-        or not 1 <= len(rest) <= 64
-        or not rest.replace("-", "").replace("_", "").isalnum()
-    ):
+    if not user or not reply_to.startswith(prefix) or not _NONCE.fullmatch(reply_to, len(prefix)):
         raise Refusal("foreign_reply_to", f"reply_to {reply_to[:100]!r} is not one of the sender's ({prefix}*)")
 
 

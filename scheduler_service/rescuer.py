@@ -198,7 +198,9 @@ class Rescuer:
             if flight.lease not in self._flights.by_lease or self._directory.holder(flight.lease) is not None:
                 continue
             died = self._directory.holder_died(flight.lease, flight.queue, flight.dispatched_at)
-            reports.append(operations.Report(flight.id, Lost(flight.lease, died)))
+            reports.append(
+                operations.Report(flight.id, Lost(flight.lease, died, self._directory.running_at_dead(flight.lease)))
+            )
             lost[flight.queue].append(died)
         for queue in {flight.queue for flight in candidates}:
             self._flights.paused.discard(queue)

@@ -88,7 +88,12 @@ class Worker:
 
         # Each publisher has a channel of its own: a refusal closes the channel and makes its siblings' fate unknown.
         self.replier = Replier(
-            self.id, self._publisher(publishing), topology.reply_exchange.name, self.leases, self.telemetry
+            self.id,
+            self._publisher(publishing),
+            topology.reply_exchange.name,
+            self.leases,
+            self.telemetry,
+            self.service.report,
         )
         self.dead_letters = DeadLetters(
             self.id, self._publisher(publishing), topology.dead_exchange.name, self.service.report
@@ -100,6 +105,7 @@ class Worker:
             threads=ThreadRuntime(self._threads(handlers), self._limits, self._finished),
             children=ChildRuntime(self._start_forker, self._finished, self.service.report),
             answer=self.replier.answer,
+            announce=lambda: self.beats.announce(),
             slots=settings.slots,
             patience=settings.queue_patience,
             drain_timeout=settings.drain_timeout,
@@ -116,6 +122,7 @@ class Worker:
             queues=settings.queues,
             slots=settings.slots,
             functions=list(handlers),
+            closed=lambda: self.executor.closed,
             interval=settings.beat_interval,
             version=package_version(),
             report=self.service.report,

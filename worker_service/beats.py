@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from common.background import Background, Report
@@ -38,6 +38,7 @@ class Beats:
         queues: the queues it serves.
         slots: how many tasks it runs at a time.
         functions: the task functions it knows.
+        closed: whether it takes nothing for the moment.
         interval: seconds between two beats.
         version: of this program.
         report: told of a crash.
@@ -53,6 +54,7 @@ class Beats:
         queues: Sequence[str],
         slots: int,
         functions: Sequence[str],
+        closed: Callable[[], bool],
         interval: float,
         version: str,
         report: Report | None = None,
@@ -64,6 +66,7 @@ class Beats:
         self._queues = list(queues)
         self._slots = slots
         self._functions = sorted(functions)
+        self._closed = closed
         self._interval = interval
         self._version = version
         self._host = socket.gethostname()
@@ -85,6 +88,10 @@ class Beats:
         self._probe = token
         self._functions_due = 0.0
         self._changed.set()
+
+    async def announce(self) -> None:
+        """Send a beat and wait for its confirm; when none comes in time, the next beat has to do."""
+        await self._send(leaving=False, timeout=max(1.0, self._interval))
 
     def mark_draining(self) -> None:
         """Say in all beats from now on that this worker takes nothing more."""
@@ -141,7 +148,7 @@ class Beats:
             slots=self._slots,
             running=running,
             waiting=waiting,
-            draining=self._draining,
+            draining=self._draining or self._closed(),
             leaving=leaving,
             probe=self._probe,
             interval=self._interval,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from common.telemetry import Telemetry
@@ -37,6 +37,7 @@ class Executor:
         handlers: the task functions, by name.
         coroutines, threads, children: the runtimes.
         answer: takes the outcomes.
+        announce: sends a beat and waits for its confirm.
         slots: how many attempts run at a time.
         patience: seconds that an attempt waits for a slot.
         drain_timeout: seconds that running attempts have to finish on `drain`.
@@ -51,6 +52,7 @@ class Executor:
         threads: Runtime,
         children: Runtime,
         answer: Callable[[Sequence[Done]], None],
+        announce: Callable[[], Awaitable[None]],
         slots: int,
         patience: float,
         drain_timeout: float,
@@ -61,6 +63,8 @@ class Executor:
         self._threads = threads
         self._children = children
         self._answer = answer
+        self._announce = announce
+        self._announcing: asyncio.Task[None] | None = None
         self._slots = slots
         self._patience = patience
         self._drain_timeout = drain_timeout
@@ -79,6 +83,11 @@ class Executor:
     def running(self) -> int:
         """How many attempts run now."""
         return len(self._running)
+
+    @property
+    def closed(self) -> bool:
+        """Whether newcomers go back, because a suspect runs alone or waits to."""
+        return self._alone is not None
 
     @property
     def waiting(self) -> int:
@@ -151,6 +160,8 @@ class Executor:
     async def stop(self) -> None:
         """Abandon what runs."""
         self._draining = True
+        if self._announcing is not None:
+            self._announcing.cancel()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -169,13 +180,23 @@ class Executor:
             self._watch(self._waiting[0].arrived + self._patience)
 
     def _start_alone(self, attempt: Attempt) -> None:
-        if attempt in self._running:
+        if attempt in self._running or self._announcing is not None:
             return
         if self._running:
             if self._timer is None:
                 self._watch(attempt.arrived + ALONE_PATIENCE)
             return
-        self._start_many([attempt])
+        self._announcing = asyncio.get_running_loop().create_task(self._announce_and_start(attempt))
+
+    async def _announce_and_start(self, attempt: Attempt) -> None:
+        # If it takes this worker down at once, the scheduler has to know that it was running, and nothing else.
+        attempt.started = asyncio.get_running_loop().time()
+        try:
+            await self._announce()
+        finally:
+            self._announcing = None
+        if attempt is self._alone:
+            self._start_many([attempt])
 
     def _start_many(self, attempts: Sequence[Attempt]) -> None:
         now = asyncio.get_running_loop().time()

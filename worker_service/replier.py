@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from common import failpoints
+from common.background import Report
 from common.broker import Publisher
 from common.broker.connection import reconnect_wait
 from common.errors import BrokerError, BrokerRefused
@@ -49,9 +50,19 @@ class Replier:
         exchange: the reply exchange's name.
         leases: released as their outcomes are confirmed.
         telemetry: where `Completed`, `Returned`, `Held` and `Replied` go.
+        report: told of a crash of this code itself.
     """
 
-    def __init__(self, worker: str, publisher: Publisher, exchange: str, leases: Leases, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        worker: str,
+        publisher: Publisher,
+        exchange: str,
+        leases: Leases,
+        telemetry: Telemetry,
+        report: Report | None = None,
+    ) -> None:
+        self._report = report
         self._worker = worker
         self._publisher = publisher
         self._exchange = exchange
@@ -117,14 +128,16 @@ class Replier:
     def _sent(self, task: asyncio.Task[None]) -> None:
         self._sending.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
+            # Its leases stay in the beats, so nobody else would ever run them: this process has to end.
             _log.error("a reply was given up", exc_info=error)
+            if self._report is not None:
+                self._report("reply", error)
         if self._pending:
             self._schedule()
         elif not self._sending:
             self._idle.set()
 
     async def _send(self, pack: list[Done]) -> None:
-        await failpoints.reached("worker.before_reply")
         try:
             await self._publish_until_confirmed(pack)
         except _TooLarge:
@@ -156,6 +169,7 @@ class Replier:
         while True:
             try:
                 await self._publisher.ready()
+                await failpoints.reached("worker.before_reply")
                 await self._publish(body)
             except BrokerError as error:
                 refused += isinstance(error, BrokerRefused) and error.code == _PRECONDITION_FAILED

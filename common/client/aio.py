@@ -19,13 +19,13 @@ from contextlib import asynccontextmanager
 from functools import partial
 from itertools import islice
 from types import TracebackType
-from typing import Any, Final, ParamSpec, Self, TypeVar, overload
+from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from common.client.flow import Flow
 from common.client.handles import BaseHandle
-from common.client.inquiries import Inquiry
-from common.client.messages import MAX_TASK_BYTES, Prepared, completed, prepare, prepare_many
-from common.client.packs import Pack, Ticket, split
+from common.client.inquiries import STATUS_TIMEOUT, Inquiry
+from common.client.messages import CHUNK, MAX_TASK_BYTES, Prepared, completed, prepare, prepare_many
+from common.client.packs import WINDOW, Pack, Ticket, split
 from common.errors import ClientClosed, InvalidTask, ResultTimeout
 from common.settings import ClientSettings, load
 from common.tasks import Call, TaskFunction, check_task_id
@@ -34,12 +34,6 @@ from common.wire import MAX_PACK_ITEMS, TaskStatus
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-
-STATUS_TIMEOUT: Final = 30.0
-CHUNK: Final = 10_000
-"""Calls of `submit_many` that are checked before the first of them is sent."""
-WINDOW: Final = 16
-"""Messages of one `submit_many` that wait for their confirm."""
 
 
 class AsyncHandle(BaseHandle[R]):
@@ -254,7 +248,7 @@ class AsyncClient(AsyncSubmitter):
                         await arrived.wait()
                 handle = left.pop(id(ready.popleft()), None)
                 if handle is not None:
-                    _check_open(handle)
+                    handle._check_open()
                     yield handle
         finally:
             for handle in left.values():
@@ -333,7 +327,7 @@ class AsyncClient(AsyncSubmitter):
                     await arrived
         finally:
             handle._unwatch(watcher)
-        _check_open(handle)
+        handle._check_open()
 
     async def _watch(self, handles: Iterable[BaseHandle[Any]], watcher: Callable[[BaseHandle[Any]], None]) -> None:
         try:
@@ -381,8 +375,3 @@ async def _limited(deadline: float | None, otherwise: str) -> AsyncIterator[None
             yield
     except TimeoutError:
         raise ResultTimeout(f"the wait is over: {otherwise}") from None
-
-
-def _check_open(handle: BaseHandle[Any]) -> None:
-    if handle._outcome is None:
-        raise ClientClosed(f"the client was closed while task {handle.id} was awaited; the task goes on")

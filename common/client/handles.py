@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 from msgspec.inspect import CustomType, type_info
 
-from common.errors import TaskCancelled, TaskError, TaskExpired, TaskFailed, UnknownTask, WireError
+from common.errors import ClientClosed, TaskCancelled, TaskError, TaskExpired, TaskFailed, UnknownTask, WireError
 from common.states import TERMINAL, State
 from common.wire import TaskResult
 
@@ -79,6 +79,11 @@ class BaseHandle(Generic[R]):
                 self._resolve(other._outcome)
 
         other._watch(take)
+
+    def _check_open(self) -> None:
+        """Raise `ClientClosed` if a wait for the outcome ended without one."""
+        if self._outcome is None:
+            raise ClientClosed(f"the client was closed while task {self.id} was awaited; the task goes on")
 
     def _value(self) -> R:
         """The result, once the outcome is there.

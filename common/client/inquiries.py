@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import count
+from typing import Final
 
 from common.client.handles import unknown_task
 from common.client.waiting import ANSWER, DOUBT
 from common.errors import ClientClosed
 from common.wire import MAX_PACK_ITEMS, Ask, AskKind, Statuses, TaskStatus
+
+STATUS_TIMEOUT: Final = 30.0
+"""Seconds that `status` waits for an answer unless it is told otherwise."""
 
 
 class Inquiry:

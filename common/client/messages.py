@@ -26,6 +26,8 @@ MAX_TASK_BYTES: Final = 256 * 1024
 """Arguments of one task, encoded."""
 MAX_DEPTH: Final = 32
 """How deep arguments may nest."""
+CHUNK: Final = 10_000
+"""Calls of one `submit_many` that are checked before the first of them is sent."""
 
 _encode = msgspec.json.Encoder().encode
 

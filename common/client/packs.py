@@ -18,6 +18,8 @@ from common.wire import MAX_PACK_BYTES, MAX_PACK_ITEMS, RawSubmission, encode
 
 IN_FLIGHT: Final = 8
 """Submissions published and unconfirmed at a time."""
+WINDOW: Final = 16
+"""Submissions of one `submit_many` that wait to be confirmed at a time."""
 
 
 class Fault(Struct, frozen=True):
@@ -221,14 +223,15 @@ class Outbox:
         """Settle everything as closed."""
         self._settle_all(Fault("the client was closed before the confirm", closed=True))
 
-    def expire(self, now: float, reason: str) -> None:
+    def expire(self, now: float, trouble: str) -> None:
         """Settle as unknown what has no confirm by now.
 
         Args:
             now: the time.
-            reason: what keeps the connection from being there, or an empty string.
+            trouble: why there is no connection, or an empty string.
         """
-        fault = Fault(reason or f"none came within {self._timeout:g} s")
+        because = f", because there is no connection ({trouble})" if trouble else ""
+        fault = Fault(f"none came within {self._timeout:g} s{because}")
         for pack in [pack for pack in self._in_flight if pack.deadline <= now]:
             self._land(pack)
             pack.settle(fault)

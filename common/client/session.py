@@ -309,5 +309,9 @@ def _code(reason: BaseException) -> int:
 
 
 def _text(reason: BaseException) -> str:
+    """What went wrong at the bottom of pika's nested exceptions."""
+    nested = getattr(reason, "exceptions", None) or reason.args
+    if nested and isinstance(nested[-1], BaseException):
+        return _text(nested[-1])
     code, text = getattr(reason, "reply_code", None), getattr(reason, "reply_text", None)
     return f"{code} {text}" if code else str(reason) or type(reason).__name__

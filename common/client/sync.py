@@ -17,13 +17,13 @@ from collections.abc import Coroutine, Iterable, Iterator
 from itertools import islice
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, Final, ParamSpec, Self, TypeVar, overload
+from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from common.client.handles import BaseHandle
-from common.client.inquiries import Inquiry
+from common.client.inquiries import STATUS_TIMEOUT, Inquiry
 from common.client.link import Link
-from common.client.messages import MAX_TASK_BYTES, Prepared, completed, prepare, prepare_many
-from common.client.packs import Pack, Ticket, split
+from common.client.messages import CHUNK, MAX_TASK_BYTES, Prepared, completed, prepare, prepare_many
+from common.client.packs import WINDOW, Pack, Ticket, split
 from common.errors import ClientClosed, InvalidTask, ResultTimeout
 from common.settings import ClientSettings, load
 from common.tasks import Call, TaskFunction, check_task_id
@@ -32,12 +32,6 @@ from common.wire import TaskStatus
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-
-STATUS_TIMEOUT: Final = 30.0
-CHUNK: Final = 10_000
-"""Calls of `submit_many` that are checked before the first of them is sent."""
-WINDOW: Final = 16
-"""Messages of one `submit_many` that wait for their confirm."""
 
 
 class Handle(BaseHandle[R]):
@@ -238,7 +232,7 @@ class Client(Submitter):
                 done = _next(ready, deadline, f"{len(left)} tasks are not finished")
                 handle = left.pop(id(done), None)
                 if handle is not None:
-                    _check_open(handle)
+                    handle._check_open()
                     yield handle
         finally:
             self._unwatch(left.values(), ready)
@@ -305,7 +299,7 @@ class Client(Submitter):
             _next(arrived, deadline, f"task {handle.id} is not finished")
         finally:
             self._unwatch((handle,), arrived)
-        _check_open(handle)
+        handle._check_open()
 
     def _watch(self, handles: Iterable[BaseHandle[Any]], watcher: SimpleQueue[BaseHandle[Any]]) -> None:
         try:
@@ -342,8 +336,3 @@ def _next(queue: SimpleQueue[T], deadline: float | None, otherwise: str) -> T:
         return queue.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
     except Empty:
         raise ResultTimeout(f"the wait is over: {otherwise}") from None
-
-
-def _check_open(handle: BaseHandle[Any]) -> None:
-    if handle._outcome is None:
-        raise ClientClosed(f"the client was closed while task {handle.id} was awaited; the task goes on")

@@ -13,7 +13,7 @@ from deploy.demo.corpus import library, plain_count, python_files
 from deploy.demo.errors import DemoError
 from deploy.demo.evidence import read_journal, read_store, samples
 from deploy.demo.job import Job, Outcome
-from deploy.demo.namespace import delete_namespace, new_namespace
+from deploy.demo.namespace import check_reachable, delete_namespace, new_namespace
 from deploy.demo.processes import Processes, Service
 from deploy.demo.screen import Screen
 from deploy.local import Broker, find_broker, interrupts
@@ -51,6 +51,7 @@ class Scenario:
         self._screen.title(f"Counting the words of {len(self._files):,} files with two workers, one of which is killed")
         broker, namespace = self._broker(), new_namespace()
         if broker.node is None:
+            check_reachable(broker.url)
             self._stack.callback(self._leave, broker.url, namespace)
         processes = Processes(self._folder, broker.url, namespace)
         self._stack.callback(processes.close)

@@ -45,6 +45,7 @@ class Death(Struct, frozen=True):
         heard_at: when it was last heard, monotonic seconds.
         queues: the queues that it served.
         leases: what it held when it was last heard.
+        running: what of that had started.
         leaving: it said that it was leaving: no crash.
     """
 
@@ -52,6 +53,7 @@ class Death(Struct, frozen=True):
     heard_at: float
     queues: frozenset[str]
     leases: frozenset[str]
+    running: frozenset[str]
     leaving: bool
 
 
@@ -111,7 +113,8 @@ class Directory:
 
     def _bury(self, worker: Worker, *, leaving: bool) -> Death:
         del self.workers[worker.beat.worker]
-        death = Death(worker.beat.worker, worker.heard_at, frozenset(worker.beat.queues), worker.leases, leaving)
+        beat = worker.beat
+        death = Death(beat.worker, worker.heard_at, frozenset(beat.queues), worker.leases, worker.running, leaving)
         self.deaths.append(death)
         return death
 
@@ -132,6 +135,10 @@ class Directory:
     def held_by_dead(self, lease: str) -> bool:
         """Whether a worker that died listed `lease` in its last beat."""
         return any(not death.leaving and lease in death.leases for death in self.deaths)
+
+    def running_at_dead(self, lease: str) -> bool:
+        """Whether a worker that died had said that `lease` was running."""
+        return any(not death.leaving and lease in death.running for death in self.deaths)
 
     def holder_died(self, lease: str, queue: str, dispatched_at: float) -> bool:
         """Whether a worker that held, or may have held, `lease` has died since it was dispatched.

@@ -104,12 +104,32 @@ async def test_a_deleted_queue_is_consumed_again(broker: Broker, namespace: str)
     assert broker.node is not None
     settings = worker_settings(broker.url, namespace)
     async with StandInScheduler(broker.url, namespace) as scheduler, RunningWorker(settings) as running:
+        consumer = running.worker.consumers[0]._consumer
+        before = consumer._subscription
         await asyncio.to_thread(broker.node.delete_names, f"{namespace}.work.default")
-        await scheduler.until(lambda: not running.worker.consumers[0].consuming, what="the cancel by the broker")
+        await scheduler.until(lambda: consumer._subscription is not before, what="another subscription")
         await running.until_consuming()
         work = assignment("add", 1, 2)
         await scheduler.send(work)
         assert (await scheduler.outcome(work)).kind is OutcomeKind.SUCCEEDED
+
+
+async def test_a_worker_that_is_there_before_the_scheduler(
+    broker: Broker, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = RunningWorker(worker_settings(broker.url, namespace))
+    starting = asyncio.create_task(running.__aenter__())
+    async with asyncio.timeout(20.0):
+        while "cannot consume" not in caplog.text:  # noqa: ASYNC110 - only the log tells of a failed try
+            await asyncio.sleep(0.01)
+    async with StandInScheduler(broker.url, namespace) as scheduler:
+        await starting
+        work = assignment("add", 1, 2)
+        await scheduler.send(work)
+        assert (await scheduler.outcome(work)).kind is OutcomeKind.SUCCEEDED
+        await scheduler.until(lambda: bool(scheduler.beats))
+        await running.__aexit__(None, None, None)
+        assert running.exit_code == 0
 
 
 async def test_a_memory_alarm_only_delays_replies(private_broker: RabbitNode, namespace: str, gate: str) -> None:
@@ -148,39 +168,41 @@ async def test_a_task_longer_than_the_consumer_timeout_runs_once(
 
 
 async def test_health_and_metrics_of_a_process_and_its_drain(broker: Broker, namespace: str) -> None:
-    async with StandInScheduler(broker.url, namespace) as scheduler:
-        async with process(broker.url, namespace, "--http-port", "19465", "--name", "one") as worker:
-            await scheduler.until(lambda: bool(scheduler.beats), 30.0)
-            url = await _serving(worker)
-            await scheduler.until(lambda: _get(f"{url}/readyz")[0] == 200, what="readiness")
-            work = [assignment("add", 1, 2), assignment("add", 1, "2"), assignment("unknown")]
-            await scheduler.send(*work)
-            for each in work:
-                await scheduler.outcome(each)
-            await scheduler.until(lambda: "warren_worker_reply_tasks_sum 3.0" in _get(f"{url}/metrics")[1])
-            text = _get(f"{url}/metrics")[1]
-            for line in (
-                'warren_worker_received_total{queue="default"} 3.0',
-                'warren_worker_completed_total{queue="default",status="succeeded",task="add"} 1.0',
-                'warren_worker_completed_total{queue="default",status="failed",task="add"} 1.0',
-                'warren_worker_returned_total{queue="default",reason="unknown_function"} 1.0',
-                'warren_worker_run_seconds_count{queue="default",task="add"} 2.0',
-                'warren_worker_slot_wait_seconds_count{queue="default"} 2.0',
-                "warren_worker_bundle_tasks_sum 3.0",
-                "warren_worker_slots 4.0",
-                "warren_worker_running 0.0",
-                "warren_worker_draining 0.0",
-            ):
-                assert line in text, f"{line} is not in\n{text}"
-            assert "_created" not in text
-            long = assignment("plain_sleep", 1.0)
-            await scheduler.send(long)
-            await scheduler.until(lambda: "warren_worker_running 1.0" in _get(f"{url}/metrics")[1])
-            worker.send_signal(signal.SIGTERM)
-            await scheduler.until(lambda: _get(f"{url}/readyz")[0] == 503, what="no readiness while draining")
-            assert json.loads(_get(f"{url}/readyz")[1])["checks"]["service"] == "draining"
-            assert (await scheduler.outcome(long)).kind is OutcomeKind.SUCCEEDED
-            assert await worker.wait() == 0
+    async with (
+        StandInScheduler(broker.url, namespace) as scheduler,
+        process(broker.url, namespace, "--http-port", "19465", "--name", "one") as worker,
+    ):
+        await scheduler.until(lambda: bool(scheduler.beats), 30.0)
+        url = await _serving(worker)
+        await scheduler.until(lambda: _get(f"{url}/readyz")[0] == 200, what="readiness")
+        work = [assignment("add", 1, 2), assignment("add", 1, "2"), assignment("unknown")]
+        await scheduler.send(*work)
+        for each in work:
+            await scheduler.outcome(each)
+        await scheduler.until(lambda: "warren_worker_reply_tasks_sum 3.0" in _get(f"{url}/metrics")[1])
+        text = _get(f"{url}/metrics")[1]
+        for line in (
+            'warren_worker_received_total{queue="default"} 3.0',
+            'warren_worker_completed_total{queue="default",status="succeeded",task="add"} 1.0',
+            'warren_worker_completed_total{queue="default",status="failed",task="add"} 1.0',
+            'warren_worker_returned_total{queue="default",reason="unknown_function"} 1.0',
+            'warren_worker_run_seconds_count{queue="default",task="add"} 2.0',
+            'warren_worker_slot_wait_seconds_count{queue="default"} 2.0',
+            "warren_worker_bundle_tasks_sum 3.0",
+            "warren_worker_slots 4.0",
+            "warren_worker_running 0.0",
+            "warren_worker_draining 0.0",
+        ):
+            assert line in text, f"{line} is not in\n{text}"
+        assert "_created" not in text
+        long = assignment("plain_sleep", 1.0)
+        await scheduler.send(long)
+        await scheduler.until(lambda: "warren_worker_running 1.0" in _get(f"{url}/metrics")[1])
+        worker.send_signal(signal.SIGTERM)
+        await scheduler.until(lambda: _get(f"{url}/readyz")[0] == 503, what="no readiness while draining")
+        assert json.loads(_get(f"{url}/readyz")[1])["checks"]["service"] == "draining"
+        assert (await scheduler.outcome(long)).kind is OutcomeKind.SUCCEEDED
+        assert await worker.wait() == 0
 
 
 async def test_a_second_signal_stops_at_once(broker: Broker, namespace: str) -> None:
@@ -239,19 +261,21 @@ async def test_a_kill_at_each_failpoint(
 
 
 async def test_children_of_a_killed_worker_die(broker: Broker, namespace: str) -> None:
-    async with StandInScheduler(broker.url, namespace) as scheduler:
-        async with process(broker.url, namespace, WARREN_HTTP="off") as worker:
-            await scheduler.until(lambda: bool(scheduler.beats), 30.0)
-            describe = assignment("describe_process", isolation=Isolation.CHILD)
-            sleeps = assignment("plain_sleep", 600.0, isolation=Isolation.CHILD)
-            await scheduler.send(describe, sleeps)
-            child = json.loads(bytes((await scheduler.outcome(describe)).result))["pid"]
-            assert child != worker.pid
-            below = _below(worker.pid)
-            assert len(below) == 2, "the zygote and the one that sleeps"
-            worker.kill()
-            await worker.wait()
-            await scheduler.until(lambda: not any(_runs(pid) for pid in below), what="the end of the children")
+    async with (
+        StandInScheduler(broker.url, namespace) as scheduler,
+        process(broker.url, namespace, WARREN_HTTP="off") as worker,
+    ):
+        await scheduler.until(lambda: bool(scheduler.beats), 30.0)
+        describe = assignment("describe_process", isolation=Isolation.CHILD)
+        sleeps = assignment("plain_sleep", 600.0, isolation=Isolation.CHILD)
+        await scheduler.send(describe, sleeps)
+        child = json.loads(bytes((await scheduler.outcome(describe)).result))["pid"]
+        assert child != worker.pid
+        below = _below(worker.pid)
+        assert len(below) == 2, "the zygote and the one that sleeps"
+        worker.kill()
+        await worker.wait()
+        await scheduler.until(lambda: not any(_runs(pid) for pid in below), what="the end of the children")
 
 
 def _get(url: str) -> tuple[int, str]:

@@ -106,10 +106,14 @@ def _wanted(journal: Journal, task_id: str) -> object:
 def _trouble(log: str, allowed: Sequence[str]) -> list[str]:
     lines = []
     for line in log.splitlines():
-        if _TROUBLE.search(line) and not any(text in line for text in allowed):
-            try:
-                fields = json.loads(line)
-                lines.append(f"{fields.get('event')}: {fields.get('exception', '')[-1500:]}")
-            except ValueError:
-                lines.append(line[:500])
+        if not _TROUBLE.search(line) or any(text in line for text in allowed):
+            continue
+        try:
+            fields = json.loads(line)
+        except ValueError:
+            lines.append(line[:500])
+            continue
+        # aiormq logs a traceback of its own whenever a broker ends a connection.
+        if not fields.get("logger", "").startswith("aiormq"):
+            lines.append(f"{fields.get('event')}: {fields.get('exception', '')[-1500:]}")
     return lines

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler_service.fleet.window import BUNDLE_RUN_SECONDS, BUNDLE_TASKS, Window, window
+from scheduler_service.fleet.window import BUNDLE_TASKS, Window, window
 
 
 def at(
@@ -37,7 +37,7 @@ def test_long_tasks_do_not_wait_in_the_broker() -> None:
 
 
 def test_short_tasks_get_what_completes_in_the_horizon() -> None:
-    assert at(slots=100, completions=500, expected_run=0.001) == Window(600, BUNDLE_RUN_SECONDS / 0.001)
+    assert at(slots=100, completions=500, expected_run=0.001) == Window(600, 20)
 
 
 def test_the_lead_grows_to_twice_a_slow_path() -> None:
@@ -86,4 +86,3 @@ def test_whatever_is_known_the_sizes_stay_in_their_bounds(
         assert size.tasks == 0
     else:
         assert slots <= size.tasks <= max(limit, slots)
-        assert size.bundle <= max(1, size.tasks - slots)

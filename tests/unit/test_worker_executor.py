@@ -52,12 +52,17 @@ class Bench:
             threads=self.threads,
             children=self.children,
             answer=self._answer,
+            announce=self._announce,
             slots=slots,
             patience=patience,
             drain_timeout=drain_timeout,
             telemetry=Telemetry(),
         )
         self._number = 0
+        self.announced = 0
+
+    async def _announce(self) -> None:
+        self.announced += 1
 
     def _answer(self, done: Sequence[Done]) -> None:
         self.answers += [outcome for _, outcome in done]
@@ -149,7 +154,7 @@ async def test_alone_waits_for_the_others_and_refuses_newcomers() -> None:
     bench.end(first)
     assert not bench.children.running
     bench.end(second)
-    assert bench.children.running == [alone]
+    await until(lambda: bench.children.running == [alone])
     bench.arrive("on_loop")
     assert bench.reasons() == [ReturnReason.BUSY] * 4, "also while it runs"
     bench.end(alone)
@@ -160,7 +165,7 @@ async def test_alone_waits_for_the_others_and_refuses_newcomers() -> None:
 async def test_alone_starts_at_once_when_nothing_runs() -> None:
     bench = Bench()
     (alone,) = bench.arrive("on_loop", isolation=Isolation.ALONE)
-    assert bench.children.running == [alone]
+    await until(lambda: bench.children.running == [alone])
 
 
 async def test_alone_gives_up_when_the_others_never_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,116 @@
+"""The broker restarts, dies, freezes, runs out of memory, or loses a queue or all of its data, under load."""
+
+import time
+
+import pytest
+
+from deploy.local import RabbitNode
+from tests.support.conditions import wait_until
+from tests.support.journal import Load
+from tests.system.conftest import Note, StartCluster
+from tests.system.workloads import naps, squares
+
+# Reconnects are spread over seconds on purpose; a client may hear of its results only when it asks, after 5 s.
+PATIENCE = 60.0
+FLOW = {"chunk": 10, "window": 60}
+
+
+def await_progress(load: Load, more: int = 40) -> None:
+    """Return when this many more results have come."""
+    before = load.finished
+    wait_until(lambda: load.finished >= before + more, 40, "results come", lambda: f"{load.finished - before} came")
+
+
+def test_broker_restarted(private_broker: RabbitNode, start_on_node: StartCluster, note: Note) -> None:
+    cluster = start_on_node()
+    load = cluster.load(squares, 400, **FLOW)
+    await_progress(load)
+    private_broker.restart()
+    load.join(PATIENCE)
+    note(cluster.assert_nothing_lost())
+
+
+def test_broker_killed(private_broker: RabbitNode, start_on_node: StartCluster, note: Note) -> None:
+    cluster = start_on_node()
+    load = cluster.load(squares, 400, **FLOW)
+    await_progress(load)
+    private_broker.flush_metadata()
+    private_broker.kill()
+    private_broker.start()
+    load.join(PATIENCE)
+    note(cluster.assert_nothing_lost())
+
+
+def test_connections_closed(private_broker: RabbitNode, start_on_node: StartCluster, note: Note) -> None:
+    cluster = start_on_node(workers=2)
+    load = cluster.load(squares, 600, **FLOW)
+    for _ in range(3):
+        await_progress(load, 60)
+        private_broker.close_all_connections()
+    load.join(PATIENCE)
+    note(cluster.assert_nothing_lost())
+
+
+def test_memory_alarm(private_broker: RabbitNode, start_on_node: StartCluster, note: Note) -> None:
+    """Publishing stalls for longer than a worker's silence may last, acks go on, nobody is declared dead for it."""
+    cluster = start_on_node(scheduler={"WARREN_DEAD_AFTER": "4", "WARREN_RESCUE_INTERVAL": "1"})
+    load = cluster.load(squares, 400, **FLOW)
+    await_progress(load)
+    private_broker.set_memory_alarm(True)
+    stalled_at = time.monotonic()
+    wait_until(lambda: time.monotonic() - stalled_at > 8, 20, "the alarm lasts")
+    private_broker.set_memory_alarm(False)
+    load.join(PATIENCE)
+
+    verdict = cluster.assert_nothing_lost()
+    assert not verdict.twice, "nothing died"
+    note(verdict)
+
+
+def test_broker_frozen(private_broker: RabbitNode, start_on_node: StartCluster, note: Note) -> None:
+    """For longer than two heartbeats of 5 s: every connection is given up by one side or the other."""
+    cluster = start_on_node()
+    load = cluster.load(squares, 300, **FLOW)
+    await_progress(load)
+    private_broker.pause()
+    cluster.scheduler.await_unready(25)
+    cluster.workers[0].await_unready(25)
+    private_broker.resume()
+    load.join(PATIENCE)
+    note(cluster.assert_nothing_lost())
+
+
+@pytest.mark.parametrize("operation", ["delete", "purge"])
+def test_work_queue_emptied(
+    operation: str, private_broker: RabbitNode, start_on_node: StartCluster, note: Note
+) -> None:
+    """An operator deletes or purges the work queue while bundles wait in it."""
+    cluster = start_on_node(scheduler={"WARREN_RESCUE_INTERVAL": "1"}, slots=4)
+    load = cluster.load(naps(0.02), 300, **FLOW)
+    await_progress(load)
+    for _ in range(3):
+        before = load.finished
+        private_broker.eval(_ON_QUEUE.format(operation=_OPERATIONS[operation], name=f"{cluster.namespace}.work.default"))
+        wait_until(lambda before=before: load.finished > before, 20, "tasks run on")
+    load.join(PATIENCE)
+    note(cluster.assert_nothing_lost())
+
+
+def test_broker_data_wiped(private_broker: RabbitNode, start_on_node: StartCluster, note: Note) -> None:
+    """The broker comes back empty: what the store has is finished all the same."""
+    cluster = start_on_node(scheduler={"WARREN_RESCUE_INTERVAL": "1"})
+    load = cluster.load(naps(0.05), 200, chunk=50, window=200)
+    wait_until(lambda: len(cluster.store.tasks()) == 200, 20, "the store has all tasks")
+    assert load.finished < 200, "the fault has to meet unfinished tasks"
+    private_broker.kill()
+    private_broker.wipe()
+    private_broker.start()
+    load.join(PATIENCE)
+    note(cluster.assert_nothing_lost())
+
+
+_ON_QUEUE = "{{ok, Queue}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"/\">>, queue, <<\"{name}\">>)), {operation}."
+_OPERATIONS = {
+    "delete": "rabbit_amqqueue:delete(Queue, false, false, <<>>)",
+    "purge": "rabbit_amqqueue:purge(Queue)",
+}
