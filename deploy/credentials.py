@@ -25,13 +25,14 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from common.wire import DEFAULT_QUEUE
 from deploy.definitions import Role, definitions
 
 VHOST: Final = "warren"
 _BROKER: Final = "rabbitmq:5672"
 _GRAFANA: Final = "STACK_GRAFANA_PASSWORD"
 _PASSWORD_BYTES: Final = 24
+_QUEUES: Final = "default,math"
+"""Those of `examples.tasks`, as in `compose.yaml`."""
 
 _HEADER: Final = """\
 # Made by `make up`, for this machine only. Change what you like and run `make up` again.
@@ -45,7 +46,7 @@ _SETTINGS: Final = """
 #WARREN_MODULES=examples.tasks
 #STACK_CODE=../examples
 #STACK_PACKAGE=examples
-#WARREN_QUEUES=default
+#WARREN_QUEUES=default,math
 #WARREN_SLOTS=50
 #WARREN_LOG_LEVEL=info
 #STACK_IMAGE=warren
@@ -95,7 +96,7 @@ def prepare(state: State, environ: Mapping[str, str]) -> bool:
         Whether files that running containers have been given are different now.
     """
     values = read_env(state)
-    queues = environ.get("WARREN_QUEUES") or values.get("WARREN_QUEUES") or DEFAULT_QUEUE
+    queues = environ.get("WARREN_QUEUES") or values.get("WARREN_QUEUES") or _QUEUES
     state.secrets.mkdir(mode=0o700, parents=True, exist_ok=True)
     state.secrets.chmod(0o700)
     brokers = {role: values[variable(role)] for role in Role}

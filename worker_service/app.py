@@ -17,6 +17,7 @@ from common.lifecycle import Part, Service
 from common.metrics import new_registry, package_version
 from common.telemetry import Telemetry
 from common.topology import Topology
+from worker_service.acks import Acks
 from worker_service.attempts import Leases
 from worker_service.beats import Beats
 from worker_service.consumer import BUNDLE_TASKS, WorkConsumer, prefetch_for
@@ -93,6 +94,7 @@ class Worker:
             topology.reply_exchange.name,
             self.leases,
             self.telemetry,
+            Acks(prefetch_for(settings.slots) // 4),
             self.service.report,
         )
         self.dead_letters = DeadLetters(

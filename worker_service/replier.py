@@ -25,6 +25,7 @@ from common.broker.connection import reconnect_wait
 from common.errors import BrokerError, BrokerRefused
 from common.telemetry import Telemetry
 from common.wire import MAX_PACK_BYTES, MAX_PACK_ITEMS, TYPES, ErrorKind, Outcome, OutcomeKind, Reply, encode
+from worker_service.acks import Acks, until_written
 from worker_service.attempts import DeliveredBundle, Leases
 from worker_service.events import Completed, Held, Replied, Returned
 from worker_service.results import failure
@@ -50,6 +51,7 @@ class Replier:
         exchange: the reply exchange's name.
         leases: released as their outcomes are confirmed.
         telemetry: where `Completed`, `Returned`, `Held` and `Replied` go.
+        acks: settles the bundles of which everything is confirmed.
         report: told of a crash of this code itself.
     """
 
@@ -60,8 +62,10 @@ class Replier:
         exchange: str,
         leases: Leases,
         telemetry: Telemetry,
+        acks: Acks,
         report: Report | None = None,
     ) -> None:
+        self._acks = acks
         self._report = report
         self._worker = worker
         self._publisher = publisher
@@ -94,6 +98,7 @@ class Replier:
     async def drain(self) -> None:
         """Wait until everything is confirmed and acked."""
         await self._idle.wait()
+        await self._acks.flush()
 
     async def stop(self) -> None:
         """Give up what is not confirmed; its bundles are not acked."""
@@ -102,6 +107,7 @@ class Replier:
             task.cancel()
         if sending:
             await asyncio.wait(sending)
+        await self._acks.stop()
 
     def _schedule(self) -> None:
         if not self._scheduled and len(self._sending) < MAX_IN_FLIGHT:
@@ -192,7 +198,7 @@ class Replier:
             await publishing
             return
         task = asyncio.ensure_future(publishing)
-        await _until_written()
+        await until_written()
         await failpoints.reached("worker.after_reply")
         await task
         await failpoints.reached("worker.after_confirm")
@@ -215,11 +221,7 @@ class Replier:
                     complete.append(bundle)
         self.unanswered -= len(pack)
         self._telemetry.emit(Replied(len(pack)))
-        for bundle in complete:
-            await bundle.delivery.ack()
-        if complete and failpoints.armed():
-            await _until_written()
-            await failpoints.reached("worker.after_ack")
+        await self._acks.add(complete)
         if self.on_confirmed is not None:
             self.on_confirmed()
 
@@ -242,14 +244,6 @@ class Replier:
 
 class _TooLarge(Exception):
     """The broker does not take a message of this size."""
-
-
-async def _until_written() -> None:
-    """For the failpoints: let aio-pika write its frames, which takes some rounds of the event loop (and much less time
-    than the broker's answer).
-    """
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 def _size(outcome: Outcome) -> int:

@@ -310,7 +310,8 @@ def _code(reason: BaseException) -> int:
 
 def _text(reason: BaseException) -> str:
     """What went wrong at the bottom of pika's nested exceptions."""
-    nested = getattr(reason, "exceptions", None) or reason.args
+    inner = getattr(reason, "exception", None)
+    nested = getattr(reason, "exceptions", None) or ((inner,) if inner else reason.args)
     if nested and isinstance(nested[-1], BaseException):
         return _text(nested[-1])
     code, text = getattr(reason, "reply_code", None), getattr(reason, "reply_text", None)

@@ -84,16 +84,22 @@ def test_broker_frozen(private_broker: RabbitNode, start_on_node: StartCluster, 
 def test_work_queue_emptied(
     operation: str, private_broker: RabbitNode, start_on_node: StartCluster, note: Note
 ) -> None:
-    """An operator deletes or purges the work queue while bundles wait in it."""
+    """An operator deletes or purges the work queue while bundles wait in it, twice."""
     cluster = start_on_node(scheduler={"WARREN_RESCUE_INTERVAL": "1"}, slots=4)
+    name = f"{cluster.namespace}.work.default"
     load = cluster.load(naps(0.02), 300, **FLOW)
-    await_progress(load)
-    for _ in range(3):
-        before = load.finished
-        private_broker.eval(_ON_QUEUE.format(operation=_OPERATIONS[operation], name=f"{cluster.namespace}.work.default"))
-        wait_until(lambda before=before: load.finished > before, 20, "tasks run on")
+    for _ in range(2):
+        await_progress(load)
+        cluster.workers[0].pause()
+        wait_until(lambda: (depth := private_broker.queue_depths().get(name)) and depth.ready, 5, "bundles wait")
+        private_broker.eval(_ON_QUEUE.format(operation=_OPERATIONS[operation], name=name))
+        cluster.workers[0].resume()
     load.join(PATIENCE)
-    note(cluster.assert_nothing_lost())
+
+    assert cluster.scheduler.metric("warren_tasks_lost_total"), "the fault met no bundle"
+    verdict = cluster.assert_nothing_lost()
+    assert not verdict.twice, "what was in the queue had not been run"
+    note(verdict)
 
 
 def test_broker_data_wiped(private_broker: RabbitNode, start_on_node: StartCluster, note: Note) -> None:

@@ -139,6 +139,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 def test_tasks_come_back_with_their_results(stack: Stack) -> None:
     stack.run_tasks()
+    with stack.client() as client:
+        assert len(client.options(queue="math").submit("digest", "text", 10).result(timeout=PATIENCE)) == 64
+    stack.tasks_run += 1
 
 
 def test_the_shell_command_that_is_printed_works(stack: Stack) -> None:

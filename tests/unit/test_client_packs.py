@@ -76,6 +76,7 @@ def test_no_confirm_in_time_is_unknown_and_a_late_one_changes_nothing() -> None:
     outbox.expire(5 + TIMEOUT, "")
     outbox.confirmed(pack)
     assert outbox.deadline() is None
+    assert (mine.left, mine.taken, len(mine.faults)) == (0, 0, 1)
     with pytest.raises(SubmissionUnknown, match=r"none came within 30 s.*same ids.*task a") as caught:
         mine.check()
     assert caught.value.ids == ("a",)

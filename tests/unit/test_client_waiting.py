@@ -127,11 +127,11 @@ def test_after_a_loss_everything_is_asked_at_once_in_pages() -> None:
     handles = client.submit(2500)
     client.run(1)
     client.waiting.disconnected()
-    client.run(60)
+    client.run(1)
     assert client.asked == []
 
     client.waiting.connected(client.now)
-    client.run(0.1)
+    client.run(0)
     assert [len(ids) for _, ids in client.asked] == [1000, 1000, 500]
     assert {task_id for _, ids in client.asked for task_id in ids} == {handle.id for handle in handles}
 
@@ -258,6 +258,17 @@ def test_no_wait_hangs_for_ever(events: list[tuple[str, int]]) -> None:
 
     assert all(handle.done() for handle in handles)
     assert len(client.waiting) == 0
+
+
+def test_a_watcher_is_called_once_and_then_forgotten() -> None:
+    client = Client()
+    (handle,) = client.submit()
+    woken: list[BaseHandle[object]] = []
+    handle._watch(woken.append)
+    client.finish(handle)
+    handle._wake()
+
+    assert woken == [handle]
 
 
 def test_closing_wakes_everybody_without_an_outcome() -> None:

@@ -158,6 +158,9 @@ class TestCredentials:
         used = dict(re.findall(r"\$\{((?:STACK|WARREN)_\w+):-([^}]*)\}", (DEPLOY / "compose.yaml").read_text()))
         internal = {"STACK_SECRETS", "STACK_REVISION"}
         assert named == {name: default for name, default in used.items() if name not in internal}
+        queues = json.loads((state.secrets / "definitions.json").read_text())["queues"]
+        served = {f"warren.work.{name}" for name in used["WARREN_QUEUES"].split(",")}
+        assert {queue["name"] for queue in queues if ".work." in queue["name"]} == served
 
 
 class TestComposeFile:

@@ -209,3 +209,30 @@ async def test_the_first_start_is_told_once() -> None:
     bench.arrive("on_loop")
     bench.arrive("on_loop")
     assert told == [1]
+
+
+async def test_alone_is_announced_before_it_starts() -> None:
+    bench = Bench()
+    go = asyncio.Event()
+    bench.executor._announce = go.wait  # type: ignore[assignment]
+    (alone,) = bench.arrive("on_loop", isolation=Isolation.ALONE)
+    await asyncio.sleep(0.01)
+    assert alone.started > 0.0, "the beat lists it as running"
+    assert not bench.children.running
+    assert bench.executor.closed
+    go.set()
+    await until(lambda: bench.children.running == [alone])
+
+
+async def test_a_drain_while_alone_is_announced_gives_it_back() -> None:
+    bench = Bench()
+    go = asyncio.Event()
+    bench.executor._announce = go.wait  # type: ignore[assignment]
+    bench.arrive("on_loop", isolation=Isolation.ALONE)
+    await asyncio.sleep(0.01)
+    await bench.executor.drain()
+    assert bench.reasons() == [ReturnReason.DRAIN]
+    go.set()
+    await asyncio.sleep(0.01)
+    assert not bench.children.running
+    await bench.executor.stop()

@@ -11,6 +11,7 @@ from common.errors import BrokerError, BrokerRefused, ConnectionLost, PublishRef
 from common.telemetry import Telemetry
 from common.wire import MAX_PACK_BYTES, MAX_PACK_ITEMS, Assignment, ErrorKind, Outcome, OutcomeKind, Reply, decode
 from worker_service import replier as module
+from worker_service.acks import Acks
 from worker_service.attempts import Attempt, DeliveredBundle, Leases
 from worker_service.replier import MAX_IN_FLIGHT, Replier
 from worker_service.results import held
@@ -64,7 +65,7 @@ class Bench:
         self.journal = Journal()
         self.leases = Leases()
         publisher: Any = self.journal
-        self.replier = Replier("w", publisher, "warren.reply", self.leases, Telemetry())
+        self.replier = Replier("w", publisher, "warren.reply", self.leases, Telemetry(), Acks(1))
         self._number = 0
 
     def bundle(self, tasks: int, name: str = "b") -> list[Attempt]:
@@ -214,3 +215,20 @@ def test_answered_leases_are_remembered_within_a_bound(monkeypatch: pytest.Monke
     for number in range(5):
         leases.answered(Attempt(Assignment("id", "add", f"lease{number}", 1), bundle, 0.0))
     assert [leases.knows(f"lease{number}") for number in range(5)] == [False, False, True, True, True]
+
+
+async def test_acks_wait_for_others_but_not_for_long_and_not_for_many() -> None:
+    journal = Journal()
+    acks = Acks(3)
+    bundles = [DeliveredBundle(Delivered(journal, str(number)), "default") for number in range(5)]
+    await acks.add(bundles[:1])
+    assert journal.events == []
+    await until(lambda: journal.events == ["ack 0"])
+    await acks.add(bundles[1:3])
+    assert journal.events == ["ack 0"]
+    await acks.add(bundles[3:4])
+    assert journal.events == ["ack 0", "ack 1", "ack 2", "ack 3"]
+    await acks.add(bundles[4:])
+    await acks.flush()
+    assert journal.events[-1] == "ack 4"
+    await acks.stop()

@@ -1,0 +1,238 @@
+"""SQLite, durable and alone: what it does when it is locked, full, in use, or newer than this program."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection
+
+from common.errors import SettingsError, StoreOutOfDate, StoreUnavailable
+from common.telemetry import Telemetry
+from scheduler_service.events import StoreFailed
+from scheduler_service.storage import engine, tasks
+from scheduler_service.storage.engine import open_engine
+from scheduler_service.storage.migrate import migrate
+from scheduler_service.storage.store import Store
+from tests.support.storage import accept, new
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "BUSY_SECONDS", 0.1)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "warren.db"
+
+
+def a_store(file: Path) -> Store:
+    return Store(f"sqlite:///{file}", telemetry=Telemetry())
+
+
+def failures(store: Store) -> list[str]:
+    reasons: list[str] = []
+    store._telemetry.on(StoreFailed, lambda event: reasons.append(event.reason))
+    return reasons
+
+
+async def test_a_commit_survives_a_power_cut(file: Path) -> None:
+    """WAL with synchronous=FULL (2): NORMAL may lose the last commits, which the broker was told are safe."""
+
+    def pragmas(connection: Connection) -> dict[str, Any]:
+        names = ("journal_mode", "synchronous", "foreign_keys")
+        return {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in names}
+
+    store = a_store(file)
+    await store.start()
+    try:
+        assert await store.run(pragmas) == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+    finally:
+        await store.stop()
+
+
+async def test_a_locked_database_is_unavailable_until_it_is_not(file: Path) -> None:
+    store = a_store(file)
+    await store.start()
+    reasons = failures(store)
+    other = sqlite3.connect(file, isolation_level=None)
+    try:
+        await accept(store, new())
+        other.execute("BEGIN EXCLUSIVE")
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match="locked"):
+                await accept(store, new())
+        assert "locked" in store.failure
+        assert len(reasons) == 2
+        other.execute("ROLLBACK")
+        await accept(store, new())
+        assert store.failure == ""
+        assert await store.run(tasks.backlog) == {"default": 2}
+    finally:
+        other.close()
+        await store.stop()
+
+
+async def test_a_database_that_is_locked_at_the_start_says_so_and_leaves_no_lock_behind(file: Path) -> None:
+    first = a_store(file)
+    await first.start()
+    await first.stop()
+    other = sqlite3.connect(file, isolation_level=None)
+    try:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreUnavailable, match="locked"):
+            await a_store(file).start()
+        other.execute("ROLLBACK")
+    finally:
+        other.close()
+    again = a_store(file)
+    await again.start()
+    await again.stop()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with 2 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a file system needs root")
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(path)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"cannot mount a file system here: {mounted.stderr.decode().strip()}")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+def fill(filler: Path) -> None:
+    """Write until there is no room."""
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+
+
+async def test_a_full_disk_loses_nothing_and_the_store_recovers_when_there_is_room(small_disk: Path) -> None:
+    store = a_store(small_disk / "warren.db")
+    await store.start()
+    filler = small_disk / "filler"
+    try:
+        kept = 5
+        await accept(store, *[new() for _ in range(kept)])
+        fill(filler)
+        large = [new(args=f'["{"x" * 10_000}"]') for _ in range(20)]
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable, match=r"full|disk I/O"):
+                await accept(store, *large)
+        assert store.failure != ""
+        filler.unlink()
+        await accept(store, *large)
+        assert store.failure == ""
+        assert await store.run(tasks.backlog) == {"default": kept + len(large)}
+        check = await store.run(lambda connection: connection.exec_driver_sql("PRAGMA integrity_check").scalar())
+        assert check == "ok"
+    finally:
+        await store.stop()
+
+
+SECOND = """
+import asyncio, sys
+from common.errors import StoreUnavailable
+from common.telemetry import Telemetry
+from scheduler_service.storage.store import Store
+
+async def main():
+    try:
+        await Store(sys.argv[1], telemetry=Telemetry()).start()
+    except StoreUnavailable as error:
+        sys.exit(f"refused: {error}")
+
+asyncio.run(main())
+"""
+
+
+async def test_a_second_process_is_refused(file: Path) -> None:
+    store = a_store(file)
+    await store.start()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", SECOND, f"sqlite:///{file}", stderr=asyncio.subprocess.PIPE
+        )
+        _, said = await asyncio.wait_for(process.communicate(), 30.0)
+    finally:
+        await store.stop()
+    assert process.returncode == 1
+    assert "refused: another scheduler uses this database" in said.decode()
+    assert str(file) in said.decode()
+
+
+async def test_a_second_store_is_refused_and_does_not_take_the_lock_away(file: Path) -> None:
+    first = a_store(file)
+    await first.start()
+    try:
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match="another scheduler"):
+                await a_store(file).start()
+    finally:
+        await first.stop()
+    again = a_store(file)
+    await again.start()
+    await again.stop()
+
+
+async def test_a_newer_schema_is_refused_and_left_as_it_is(file: Path) -> None:
+    store = a_store(file)
+    await store.start()
+    await accept(store, new())
+    await store.stop()
+    with sqlite3.connect(file) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+    with pytest.raises(StoreOutOfDate, match=r"9999.*newer Warren"):
+        await a_store(file).start()
+    with sqlite3.connect(file) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("9999",)]
+        assert connection.execute("SELECT count(*) FROM tasks").fetchall() == [(1,)]
+    connection.close()
+
+
+def test_the_schema_is_brought_up_to_date_once(file: Path) -> None:
+    opened = open_engine(f"sqlite:///{file}")
+    try:
+        revision = migrate(opened)
+        assert migrate(opened) == revision != ""
+    finally:
+        opened.dispose()
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://user:hush@localhost/warren", "sqlite://", "sqlite:///:memory:", "mysql://localhost/x"]
+)
+def test_another_database_is_refused_in_a_sentence_without_the_password(url: str) -> None:
+    with pytest.raises(SettingsError, match="database_url") as refused:
+        open_engine(url)
+    assert "hush" not in str(refused.value)
+
+
+async def test_the_folder_of_the_database_is_made(tmp_path: Path) -> None:
+    store = a_store(tmp_path / "new" / "folder" / "warren.db")
+    await store.start()
+    await store.stop()
+    assert (tmp_path / "new" / "folder" / "warren.db").is_file()
+
+
+def test_a_file_that_is_no_database_is_left_alone(file: Path) -> None:
+    file.write_bytes(b"not a database, but somebody's thesis" * 100)
+    with pytest.raises(StoreUnavailable):
+        asyncio.run(a_store(file).start())
+    assert file.read_bytes().startswith(b"not a database")

@@ -1,0 +1,90 @@
+"""A few words to speak about stores in tests."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from common.ids import new_task_id
+from common.states import Event, Rules
+from common.wire import TaskMessage
+from scheduler_service import operations
+from scheduler_service.operations import Report
+from scheduler_service.storage import tasks
+from scheduler_service.storage.store import Store
+from scheduler_service.storage.tasks import ClaimedTask, NewTask, Placement, StoredTask
+
+NOW = 1_700_000_000.0
+RULES = Rules(max_crashes=2, unknown_function_grace=60.0, unknown_function_wait=1.0)
+
+
+def new(queue: str = "default", priority: int = 4, **more: Any) -> NewTask:
+    message = TaskMessage(more.pop("id", new_task_id()), more.pop("task", "add"), queue=queue, priority=priority)
+    args, kwargs = more.pop("args", "[1]"), more.pop("kwargs", "{}")
+    return NewTask(message, args, kwargs, more.pop("owner", "anna"), more.pop("reply_to", "inbox"), **more)
+
+
+def placements(count: int, first: int = 1) -> list[Placement]:
+    return [Placement(f"lease-{number}", number) for number in range(first, first + count)]
+
+
+async def accept(store: Store, *new_tasks: NewTask) -> operations.Accepted:
+    return await store.run(operations.accept, new_tasks, [], 0, NOW)
+
+
+async def accept_carefully(store: Store, *new_tasks: NewTask) -> operations.Accepted:
+    return await store.run(operations.accept_carefully, new_tasks, [], 0, NOW)
+
+
+async def claim(store: Store, queue: str, count: int, first: int = 1) -> list[ClaimedTask]:
+    return (await store.run(operations.claim, {queue: placements(count, first)}, 0, NOW + 1))[queue]
+
+
+async def dispatched(store: Store) -> tuple[str, str]:
+    """The id and the lease of one task that is out."""
+    task = new()
+    await accept(store, task)
+    (claimed,) = await claim(store, "default", 1)
+    return task.message.id, claimed.assignment.lease
+
+
+async def apply(store: Store, *events: tuple[str, Event], mark: int = 0) -> list[operations.Applied]:
+    reports = [Report(id_, event, "worker-1", 0.5) for id_, event in events]
+    return await store.run(operations.apply, reports, RULES, mark, NOW + 2)
+
+
+async def load(store: Store, id_: str) -> StoredTask:
+    return (await store.run(tasks.load, [id_]))[id_]
+
+
+async def parked_rows(store: Store) -> Sequence[Any]:
+    def rows(connection: Connection) -> Sequence[Any]:
+        return connection.execute(text("SELECT origin, reason, detail, payload, owner FROM parked ORDER BY seq")).all()
+
+    return await store.run(rows)
+
+
+class Blocked:
+    """Holds the store's thread in a transaction, so that what comes meanwhile meets in the next one."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._there = threading.Event()
+        self._go = threading.Event()
+
+    def _wait(self, connection: Connection) -> None:
+        self._there.set()
+        assert self._go.wait(10.0)
+
+    async def __aenter__(self) -> None:
+        self.task = asyncio.create_task(self.store.run(self._wait))
+        assert await asyncio.to_thread(self._there.wait, 10.0)
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.sleep(0)  # those who wait in the block have put theirs
+        self._go.set()
+        await self.task
