@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
+from common.states import State
 from deploy.demo.evidence import Runs, StoreRecord
 from deploy.demo.job import Outcome
 
@@ -59,7 +60,8 @@ def _stored(outcome: Outcome, store: StoreRecord) -> Check:
     if unfinished or len(store.states) != len(outcome.ids):
         return Check(False, f"{len(outcome.ids):,} tasks submitted, {len(unfinished):,} not ended; stored: {found}")
     text = f"{len(outcome.ids):,} tasks, each in one terminal state in the store: {found}"
-    return Check(not outcome.failures, "; ".join([text, *outcome.failures[:3]]))
+    good = not outcome.failures and set(states) == {State.SUCCEEDED}
+    return Check(good, "; ".join([text, *outcome.failures[:3]]))
 
 
 def _ran(outcome: Outcome, runs: Runs) -> Check:
