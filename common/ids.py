@@ -16,10 +16,10 @@ def new_task_id() -> str:
 
     Ids made in the same millisecond are in no particular order; the store keeps the order of arrival.
     """
-    bits = int.from_bytes(os.urandom(10), "big")
-    high = (time.time_ns() // 1_000_000 << 16) | 0x7000 | (bits >> 62 & 0x0FFF)
-    low = 0x8000_0000_0000_0000 | (bits & 0x3FFF_FFFF_FFFF_FFFF)
-    text = f"{high:016x}{low:016x}"
+    raw = bytearray((time.time_ns() // 1_000_000).to_bytes(6, "big") + os.urandom(10))
+    raw[6] = 0x70 | raw[6] & 0x0F
+    raw[8] = 0x80 | raw[8] & 0x3F
+    text = raw.hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 

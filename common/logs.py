@@ -28,8 +28,14 @@ Format = Literal["auto", "console", "json"]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _MULTILINE: Final = frozenset({"exception", "stack"})
-_QUIET: Final = {"aio_pika": logging.WARNING, "aiormq": logging.WARNING, "pika": logging.WARNING}
-"""Libraries whose own level of detail would drown ours. `debug` lets them through."""
+_QUIET: Final = {
+    "aio_pika": logging.CRITICAL,
+    "aiormq": logging.CRITICAL,
+    "alembic": logging.WARNING,
+    "pika": logging.CRITICAL,
+}
+"""Libraries whose own level of detail would drown ours: each lost connection is logged once by us, with its reason.
+`debug` lets them through."""
 _MAX_FIELD: Final = 2000
 """Characters of one field's value; whatever is longer is cut and says so."""
 

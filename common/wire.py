@@ -8,6 +8,7 @@ format for producers in other languages, and the golden files in the tests pin i
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, Any, Final, TypeVar
 
@@ -19,6 +20,8 @@ from common.errors import WireError
 CONTENT_TYPE: Final = "application/json"
 MAX_PACK_BYTES: Final = 1024 * 1024
 """A pack (submission, reply, told) closes at this size; one larger item travels alone, below the size limit."""
+DEEPEST: Final = 1000
+"""Nesting is not counted further than this."""
 MAX_PACK_ITEMS: Final = 1000
 """A pack closes at this many items."""
 
@@ -321,26 +324,19 @@ def check_type(expected: type[Struct], actual: str | None) -> None:
         raise WireError(f"the message's type is {actual!r}, expected {TYPES[expected]!r}")
 
 
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_BRACKETS = bytes.maketrans(b"[{]}", b"(())")
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+
+
 def json_depth(raw: bytes | Raw) -> int:
     """How deep arrays and objects nest in valid JSON; brackets inside strings do not count."""
-    data = bytes(raw)
-    if data.count(b"[") + data.count(b"{") <= 1:
-        return data.count(b"[") + data.count(b"{")
-    depth = deepest = 0
-    in_string = escaped = False
-    for byte in data:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                in_string = False
-        elif byte == 0x22:
-            in_string = True
-        elif byte in (0x5B, 0x7B):
-            depth += 1
-            deepest = max(deepest, depth)
-        elif byte in (0x5D, 0x7D):
-            depth -= 1
-    return deepest
+    brackets = _STRINGS.sub(b"", bytes(raw)).translate(_BRACKETS, _NO_BRACKETS)
+    depth = 0
+    while brackets:
+        # Innermost pairs go first, one level a round; a long run of siblings goes in one.
+        brackets = brackets.replace(b"()", b"")
+        depth += 1
+        if depth > DEEPEST:
+            break
+    return depth

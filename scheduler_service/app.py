@@ -154,13 +154,10 @@ class Scheduler:
         return await self.service.run()
 
     def _connection(self, role: str) -> Connection:
-        settings = self.settings
-        return Connection(
-            settings.amqp_url,
+        return Connection.of(
+            self.settings,
             name=f"warren scheduler {os.getpid()} {role}",
             label=f"scheduler.{role}",
-            heartbeat=settings.heartbeat,
-            connect_timeout=settings.connect_timeout,
             telemetry=self.telemetry,
         )
 

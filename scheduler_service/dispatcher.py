@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from common.background import Background, Report
+from common.backoff import reconnect_wait
 from common.broker import Connection, Publisher, declare
-from common.broker.connection import reconnect_wait
 from common.errors import BrokerError, PublishRefused, StoreError
 from common.failpoints import reached
 from common.telemetry import Telemetry
@@ -134,7 +134,7 @@ class Dispatcher:
 
     def place(self, queue: str, count: int) -> list[Placement]:
         """Room for up to `count` tasks that may go at once: none while others of the queue wait in the store."""
-        if self._backlog.get(queue):
+        if self._doubtful or self._backlog.get(queue):
             return []
         count = min(count, self._flights.room(queue, self._clock()))
         return self._flights.reserve(queue, count) if count > 0 else []
@@ -148,8 +148,9 @@ class Dispatcher:
         self._backlog[queue] = self._backlog.get(queue, 0) + count
         self._wake.set()
 
-    def doubt(self) -> None:
-        """A transaction may or may not have been committed: look in the store for what it dispatched."""
+    def doubt(self, queue: str, placements: Sequence[Placement]) -> None:
+        """Their transaction may or may not have been committed: look in the store for what it dispatched."""
+        self._flights.doubt(queue, placements)
         self._doubtful = True
         self._wake.set()
 
@@ -192,7 +193,6 @@ class Dispatcher:
             except StoreError as error:
                 if failures == 0:
                     log.warning("dispatch waits for the store", extra={"reason": str(error)})
-                self.doubt()
                 await asyncio.sleep(min(LONGEST_RETRY, reconnect_wait(failures)))
                 failures += 1
 
@@ -210,7 +210,7 @@ class Dispatcher:
             claimed = await self._store.run(operations.claim, wanted, self.mark, time.time())
         except BaseException:
             for queue, placements in wanted.items():
-                self._flights.release(queue, placements)
+                self.doubt(queue, placements)
             raise
         for queue, placements in wanted.items():
             taken = claimed[queue]
@@ -223,9 +223,11 @@ class Dispatcher:
         return True
 
     async def _find_strays(self) -> None:
+        doubts = self._flights.doubts()
         outset = await self._store.run(operations.outset)
         self._doubtful = False
         strays = self._flights.adopt(outset.dispatched, -1, self._clock())
+        self._flights.settle_doubts(doubts)
         self._backlog = dict(outset.backlog)
         self.send(strays, launched=True)
 

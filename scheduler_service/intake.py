@@ -49,8 +49,8 @@ class Dispatcher(Protocol):
     def queued(self, queue: str, count: int) -> None:
         """`count` more tasks are queued in the store."""
 
-    def doubt(self) -> None:
-        """A transaction may or may not have been committed: look in the store for what it dispatched."""
+    def doubt(self, queue: str, placements: Sequence[Placement]) -> None:
+        """Their transaction may or may not have been committed: look in the store for what it dispatched."""
 
     def admits(self, queue: str) -> bool:
         """Whether `queue` exists or may be made."""
@@ -150,7 +150,7 @@ class Intake:
                 accepted = await self._store.run(operations.accept_carefully, new, refused, mark, now)
             await reached("intake.after_commit")
         except BaseException:
-            self._unplace(new)
+            self._doubt(new)
             raise
         self._proceed(new, accepted, refused, now)
 
@@ -167,12 +167,11 @@ class Intake:
             for task, placement in zip(tasks, placements, strict=False):
                 task.placement = placement
 
-    def _unplace(self, new: Sequence[NewTask]) -> None:
+    def _doubt(self, new: Sequence[NewTask]) -> None:
         for task in new:
             if task.placement is not None:
-                self._dispatcher.unplace(task.message.queue, [task.placement])
+                self._dispatcher.doubt(task.message.queue, [task.placement])
                 task.placement = None
-        self._dispatcher.doubt()
 
     def _proceed(
         self, new: Sequence[NewTask], accepted: Accepted, refused: Sequence[ParkedMessage], now: float

@@ -163,7 +163,7 @@ class Rescuer:
         listed = {lease for worker in self._directory.workers.values() for lease in worker.leases}
         missing: dict[str, list[Flight]] = defaultdict(list)
         for flight in flights.values():
-            old = now - flight.dispatched_at > self._interval
+            old = flight.adopted or now - flight.dispatched_at > self._interval
             if flight.confirmed and old and flight.lease not in listed and flight.lease not in self._suspects:
                 missing[flight.queue].append(flight)
         for queue in [queue for queue in self._stubborn if queue not in missing]:

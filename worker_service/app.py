@@ -194,12 +194,10 @@ class Worker:
         return 0 if all(handler.is_coroutine for handler in handlers.values()) else self._settings.slots
 
     def _connection(self, purpose: str) -> Connection:
-        settings = self._settings
-        return Connection(
-            settings.amqp_url,
+        return Connection.of(
+            self._settings,
             name=f"warren worker {self.id} {purpose}",
-            heartbeat=settings.heartbeat,
-            connect_timeout=settings.connect_timeout,
+            label=f"worker.{purpose}",
             telemetry=self.telemetry,
         )
 

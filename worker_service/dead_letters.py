@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from common.background import Background, Report
+from common.backoff import reconnect_wait
 from common.broker import Publisher
-from common.broker.connection import reconnect_wait
 from common.errors import BrokerError
 from worker_service.attempts import DeliveredBundle
 from worker_service.results import safe

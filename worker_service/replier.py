@@ -20,8 +20,8 @@ from typing import Final
 
 from common import failpoints
 from common.background import Report
+from common.backoff import reconnect_wait
 from common.broker import Publisher
-from common.broker.connection import reconnect_wait
 from common.errors import BrokerError, BrokerRefused
 from common.telemetry import Telemetry
 from common.wire import MAX_PACK_BYTES, MAX_PACK_ITEMS, TYPES, ErrorKind, Outcome, OutcomeKind, Reply, encode

@@ -12,33 +12,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable
-from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlencode, urlsplit
 
 import aio_pika
 import aiormq.abc
 from aio_pika.abc import AbstractConnection
 
+from common.backoff import reconnect_wait
 from common.broker.faults import translated
 from common.errors import BrokerError, ConnectionLost
 from common.events import BrokerConnected, BrokerLost
+from common.settings import BrokerSettings
 from common.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
-
-FIRST_WAIT: Final = 0.1
-LONGEST_WAIT: Final = 30.0
-
-
-def reconnect_wait(failures: int) -> float:
-    """Seconds to wait before the next try: exponential with full jitter, so that a herd does not return at once.
-
-    Args:
-        failures: how many tries have failed since the connection was last ready, from 0.
-    """
-    return random.uniform(FIRST_WAIT / 2, min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(failures, 20)))  # noqa: S311
 
 
 class Connection:
@@ -79,6 +67,18 @@ class Connection:
         """Why the last try failed; None when ready."""
         self.server_version = ""
         self.user = unquote(urlsplit(url).username or "guest")
+
+    @classmethod
+    def of(cls, settings: BrokerSettings, *, name: str, label: str, telemetry: Telemetry) -> Connection:
+        """The connection that these settings describe; the other arguments are those of the class."""
+        return cls(
+            _address(settings),
+            name=name,
+            label=label,
+            heartbeat=settings.heartbeat,
+            connect_timeout=settings.connect_timeout,
+            telemetry=telemetry,
+        )
 
     @property
     def connected(self) -> bool:
@@ -201,3 +201,11 @@ class Connection:
 
 
 Channel = aiormq.abc.AbstractChannel
+
+
+def _address(settings: BrokerSettings) -> str:
+    """The URL with the certificate authorities in it, which is how aio-pika takes them."""
+    if settings.tls_ca_file is None:
+        return settings.amqp_url
+    joined = "&" if urlsplit(settings.amqp_url).query else "?"
+    return f"{settings.amqp_url}{joined}{urlencode({'cafile': settings.tls_ca_file})}"

@@ -10,7 +10,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from common.broker.connection import Connection, reconnect_wait
+from common.backoff import reconnect_wait
+from common.broker.connection import Connection
 from common.broker.subscription import Delivery, Subscription
 from common.errors import BrokerError, BrokerRefused, StoreUnavailable
 from common.topology import Queue

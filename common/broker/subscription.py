@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import aiormq.abc
 import aiormq.exceptions
@@ -18,6 +18,11 @@ from common.errors import BrokerError, ConnectionLost
 from common.topology import Queue
 
 log = logging.getLogger(__name__)
+
+_ARGUMENTS: Final[dict[str, Any]] = {"x-cancel-on-ha-failover": True}
+"""Have the broker cancel a consumer whose queue ends. By default it moves the consumer to a queue of the same name, when
+somebody has declared one already, and then forgets what it hands to it: connected, consuming, and deaf (seen on 3.10.8
+with a quorum queue that was deleted under load)."""
 
 
 class Delivery:
@@ -116,7 +121,10 @@ class Subscription:
                 await channel.basic_qos(prefetch_count=prefetch)
                 channel.on_consumer_cancel_callbacks.add(self._cancelled_by_broker)
                 answer = await channel.basic_consume(
-                    queue.name, self._acknowledged if no_ack else self._delivered, no_ack=no_ack
+                    queue.name,
+                    self._acknowledged if no_ack else self._delivered,
+                    no_ack=no_ack,
+                    arguments=_ARGUMENTS,
                 )
         except BaseException:
             await close(channel)

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import logging
 import math
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from common.client.handles import BaseHandle, Watcher
 from common.client.inquiries import Inquiries
@@ -20,9 +19,6 @@ from common.client.packs import Outbox
 from common.client.waiting import Waiting
 from common.errors import WireError
 from common.wire import TYPES, Ask, Statuses, Told, decode
-
-FIRST_WAIT: Final = 0.1
-LONGEST_WAIT: Final = 30.0
 
 H = TypeVar("H", bound=BaseHandle[Any])
 
@@ -143,13 +139,3 @@ class ClientCore:
         self.outbox.close()
         self.inquiries.close()
         self.waiting.close()
-
-
-def reconnect_wait(failures: int, uniform: Callable[[float, float], float] = random.uniform) -> float:
-    """Seconds to wait before the next try to connect: exponential, full jitter, so that a herd does not return at once.
-
-    Args:
-        failures: tries that have failed since the last connection, from 0.
-        uniform: draws a number between two others.
-    """
-    return uniform(FIRST_WAIT / 2, min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(failures, 20)))

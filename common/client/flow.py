@@ -9,11 +9,11 @@ import os
 import time
 from collections.abc import Coroutine
 from typing import Any, Final
-from urllib.parse import urlencode, urlsplit
 
 from common.background import Background
+from common.backoff import reconnect_wait
 from common.broker import Connection, Delivery, Publisher, Subscription, declare
-from common.client.core import ClientCore, reconnect_wait
+from common.client.core import ClientCore
 from common.client.packs import Pack
 from common.errors import (
     BrokerError,
@@ -50,13 +50,8 @@ class Flow:
         self._settings = settings
         self._topology = Topology(settings.namespace)
         telemetry = Telemetry()
-        self._connection = Connection(
-            _address(settings),
-            name=f"{settings.namespace}.client.{os.getpid()}",
-            heartbeat=settings.heartbeat,
-            connect_timeout=settings.connect_timeout,
-            telemetry=telemetry,
-            label="client",
+        self._connection = Connection.of(
+            settings, name=f"{settings.namespace}.client.{os.getpid()}", label="client", telemetry=telemetry
         )
         # Two channels: an error about a question must not make the outcome of submissions unknown.
         self._submissions = Publisher(self._connection, timeout=settings.publish_timeout, telemetry=telemetry)
@@ -232,11 +227,3 @@ class Flow:
             )
         except BrokerError as error:
             log.debug("a question was not sent; it will be asked again", extra={"reason": str(error)})
-
-
-def _address(settings: BrokerSettings) -> str:
-    """The URL with the certificate authorities in it, which is how aio-pika takes them."""
-    if settings.tls_ca_file is None:
-        return settings.amqp_url
-    joined = "&" if urlsplit(settings.amqp_url).query else "?"
-    return f"{settings.amqp_url}{joined}{urlencode({'cafile': settings.tls_ca_file})}"

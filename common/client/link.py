@@ -21,7 +21,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
-from common.client.core import ClientCore, reconnect_wait
+from common.backoff import reconnect_wait
+from common.client.core import ClientCore
 from common.client.doorbell import Doorbell
 from common.client.packs import Pack
 from common.errors import ClientClosed

@@ -27,6 +27,7 @@ class Flight(Struct, gc=False):
         dispatched_at: monotonic seconds.
         confirmed: the broker has confirmed its bundle.
         isolation: how it is run.
+        adopted: it was dispatched before this process knew of it; when, is not known.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Flight(Struct, gc=False):
     dispatched_at: float
     confirmed: bool = False
     isolation: Isolation = Isolation.NONE
+    adopted: bool = False
 
 
 class Flights:
@@ -59,6 +61,7 @@ class Flights:
         self._names: dict[str, str] = {}
         self._number = 0
         self._open: dict[int, None] = {}
+        self._doubtful: set[int] = set()
         self.paused: set[str] = set()
         """Queues whose dispatch waits until what was lost there is known."""
 
@@ -117,6 +120,25 @@ class Flights:
         for placement in placements:
             self._open.pop(placement.number, None)
 
+    def doubt(self, queue: str, placements: Sequence[Placement]) -> None:
+        """Give back room whose transaction may or may not have been committed.
+
+        The numbers stay open until the store has been asked (`adopt`, `settle_doubts`): the mark must not pass them.
+        """
+        self._out[queue] -= len(placements)
+        self._doubtful.update(placement.number for placement in placements)
+
+    def doubts(self) -> frozenset[int]:
+        """The numbers that are in doubt now."""
+        return frozenset(self._doubtful)
+
+    def settle_doubts(self, numbers: frozenset[int]) -> None:
+        """These numbers have been looked for in the store, and what was found is adopted."""
+        flying = {flight.number for flight in self.by_lease.values()}
+        for number in numbers - flying:
+            self._open.pop(number, None)
+        self._doubtful -= numbers
+
     def launch(self, claimed: Iterable[ClaimedTask], now: float) -> None:
         """Dispatches whose transaction was committed: from here they are out."""
         for task in claimed:
@@ -143,6 +165,7 @@ class Flights:
         self.launch(strays, now)
         unsure = []
         for task in strays:
+            self.by_lease[task.assignment.lease].adopted = True
             self._out[task.queue] += 1
             self._number = max(self._number, task.number)
             if task.number > confirmed_up_to:
@@ -184,7 +207,8 @@ class Flights:
             self._rates[flight.queue].add(1, now)
             self._times(flight.name).add(run_seconds)
             self._names[flight.queue] = flight.name
-            self._paths[flight.queue].add(max(0.0, now - flight.dispatched_at - run_seconds), now)
+            if not flight.adopted:
+                self._paths[flight.queue].add(max(0.0, now - flight.dispatched_at - run_seconds), now)
 
     def _expected_in(self, queue: str) -> float:
         name = self._names.get(queue)

@@ -15,7 +15,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from common.errors import StoreOutOfDate, StoreUnavailable
 
 log = logging.getLogger(__name__)
-logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def migrate(engine: Engine) -> str:

@@ -61,7 +61,9 @@ class Secured:
             return 200
 
 
-@pytest.fixture(scope="module", params=["local", pytest.param("docker", marks=[pytest.mark.docker, pytest.mark.timeout(600)])])
+@pytest.fixture(
+    scope="module", params=["local", pytest.param("docker", marks=[pytest.mark.docker, pytest.mark.timeout(600)])]
+)
 def secured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     state = State(tmp_path_factory.mktemp("state"))
     prepare(state, {})

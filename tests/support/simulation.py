@@ -42,8 +42,6 @@ QUEUE = "default"
 SLOTS = 4
 LIMIT = 12
 RULES = Rules(max_crashes=2, unknown_function_grace=1.0, unknown_function_wait=0.2)
-SHADOW = 2.0
-"""A worker that died so many seconds before a dispatch may still be taken for its holder."""
 TICK = 0.05
 """Virtual seconds of one step."""
 
@@ -112,6 +110,11 @@ class Worker:
     waiting: list[Assignment] = field(default_factory=list)
     running: list[Assignment] = field(default_factory=list)
     cut: bool = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes nothing more, because a suspect is to run alone in it."""
+        return any(task.isolation is Isolation.ALONE for task in (*self.waiting, *self.running))
 
 
 class World:
@@ -191,7 +194,6 @@ class World:
             task = row.task
             row.task = replace(task, state=State.DISPATCHED, attempt=task.attempt + 1, lease=placement.lease)
             row.number = placement.number
-            self.blamed[row.id] += sum(death >= self.now - SHADOW for death in self.deaths)
         self.mark = mark
         if self.flights.out(QUEUE) > max(LIMIT, SLOTS * len(self.directory.workers)):
             raise Violation(f"{self.flights.out(QUEUE)} tasks are out, the window is smaller")
@@ -291,7 +293,7 @@ class World:
         for flight in candidates:
             if flight.lease in self.flights.by_lease and self.directory.holder(flight.lease) is None:
                 died = self.directory.holder_died(flight.lease, QUEUE, flight.dispatched_at)
-                self.apply(flight.id, Lost(flight.lease, died))
+                self.apply(flight.id, Lost(flight.lease, died, self.directory.running_at_dead(flight.lease)))
 
     def restart(self) -> None:
         for bundle in self.publishing:
@@ -306,13 +308,17 @@ class World:
             return
         worker.beats += 1
         running, waiting = ([task.lease for task in tasks] for tasks in (worker.running, worker.waiting))
-        self.directory.hear(Beat(worker.name, worker.beats, [QUEUE], SLOTS, running, waiting), self.now)
+        beat = Beat(worker.name, worker.beats, [QUEUE], SLOTS, running, waiting, draining=worker.closed)
+        self.directory.hear(beat, self.now)
 
     def deliver(self) -> None:
         free = [each for each in self.workers if not each.cut and len(each.running) + len(each.waiting) < 2 * SLOTS]
         if not self.work or not free:
             return
         message, worker = self.work.pop(0), self.dice.choice(free)
+        if worker.closed and not message.redelivered:
+            self.replies += [(task.id, Returned(task.lease)) for task in message.tasks]
+            return
         if message.redelivered:
             self.replies += [(task.id, task.lease) for task in message.tasks]
             return
@@ -374,7 +380,7 @@ class World:
     def die(self, worker: Worker) -> None:
         """The broker takes the unacked bundles back, to the head of the queue."""
         self.deaths.append(self.now)
-        self.blamed.update(row.id for row in self.rows.values() if row.task.state is State.DISPATCHED)
+        self.blamed.update(task.id for task in worker.running if task.isolation is Isolation.ALONE)
         self.work[:0] = [Message(bundle.tasks, True) for bundle in worker.bundles]
         worker.bundles = []
 
@@ -463,8 +469,8 @@ class World:
             "massacre": ErrorKind.CRASHED,
             "unknown": ErrorKind.UNKNOWN_FUNCTION,
         }[row.kind]
-        # Whoever may have been held by that many workers that died, for whatever reason, is convicted.
-        doomed = self.blamed[row.id] >= RULES.max_crashes + 2 and kind is ErrorKind.CRASHED
+        # Whoever runs alone in a worker that dies is convicted, whatever it died of, and when that is so twice, failed.
+        doomed = self.blamed[row.id] >= RULES.max_crashes and kind is ErrorKind.CRASHED
         if kind is not expected and not doomed:
             raise Violation(f"{row.id} ({row.kind}) ended as {task} after {self.blamed[row.id]} deaths around it")
         if task.state is State.SUCCEEDED and bytes(task.result) != b'"%s"' % row.id.encode():

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 TERMINAL = ("succeeded", "failed", "cancelled", "expired")
 
-_DIARY = """
+_DIARY = f"""
 CREATE TABLE test_diary (id TEXT, was TEXT, became TEXT, outcome TEXT);
 CREATE TRIGGER test_diary_of_updates AFTER UPDATE ON tasks
-WHEN new.state IN {terminal} OR old.state IN {terminal}
+WHEN new.state IN {TERMINAL} OR old.state IN {TERMINAL}
 BEGIN
     INSERT INTO test_diary
     SELECT new.id, old.state, new.state, coalesce(new.result, new.error)
@@ -20,7 +20,7 @@ BEGIN
 END;
 CREATE TRIGGER test_diary_of_deletes AFTER DELETE ON tasks
 BEGIN INSERT INTO test_diary VALUES (old.id, old.state, 'deleted', NULL); END;
-""".format(terminal=TERMINAL)
+"""
 
 
 class StoredTask(NamedTuple):

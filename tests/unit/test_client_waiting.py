@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.client.core import ClientCore, reconnect_wait
+from common.backoff import reconnect_wait
+from common.client.core import ClientCore
 from common.client.handles import BaseHandle
 from common.client.inquiries import Inquiries, Inquiry
 from common.client.waiting import ANSWER, DOUBT, LONGEST, PAGES, SILENCE, Waiting

@@ -52,6 +52,7 @@ ABOUT_THE_LEASE: list[Event] = [
     UnknownFunction("now", UNKNOWN),
     Lost("now", holder_died=False),
     Lost("now", holder_died=True),
+    Lost("now", holder_died=True, started=True),
     Held("now"),
 ]
 
@@ -77,7 +78,9 @@ RULE_TABLE: list[tuple[str, Task, Event, dict[str, Any]]] = [
     ("lost by a death in a child is run alone", IN_A_CHILD, Lost("now", True),
      {"state": State.QUEUED, "lease": "", "isolation": Isolation.ALONE}),
     ("lost without a death stays as far apart", IN_A_CHILD, Lost("now", False), {"state": State.QUEUED, "lease": ""}),
-    ("a death alone is a proved crash", ALONE, Lost("now", True), {"state": State.QUEUED, "lease": "", "crashes": 1}),
+    ("a death while it ran alone is a proved crash", ALONE, Lost("now", True, started=True),
+     {"state": State.QUEUED, "lease": "", "crashes": 1}),
+    ("a death before it ran alone proves nothing", ALONE, Lost("now", True), {"state": State.QUEUED, "lease": ""}),
     ("a crash is tried again in a child", OUT, Failed(3, "now", CRASHED),
      {"state": State.QUEUED, "lease": "", "crashes": 1, "isolation": Isolation.CHILD}),
     ("a crash does not loosen the isolation", ALONE, Failed(3, "now", CRASHED),
@@ -102,7 +105,7 @@ def test_a_rule(before: Task, event: Event, changes: dict[str, Any]) -> None:
 
 
 def test_a_death_alone_fails_it_when_it_was_the_last_crash() -> None:
-    after = moved(replace(ALONE, crashes=1), Lost("now", holder_died=True))
+    after = moved(replace(ALONE, crashes=1), Lost("now", holder_died=True, started=True))
     assert (after.state, after.crashes) == (State.FAILED, 2)
     assert after.error is not None
     assert after.error.kind is ErrorKind.CRASHED
@@ -243,6 +246,8 @@ class TaskLife(RuleBasedStateMachine):
         assert after.attempt == before.attempt - voluntary
         self.returns += voluntary
         died = isinstance(event, Lost) and event.holder_died
+        if isinstance(event, Lost) and before.isolation is Isolation.ALONE:
+            died = died and event.started
         self.crashes += died or (isinstance(event, Failed) and event.error.kind is ErrorKind.CRASHED)
         if isinstance(event, UnknownFunction) and after.state is State.SCHEDULED:
             assert after.due_at is not None
@@ -264,7 +269,7 @@ class TaskLife(RuleBasedStateMachine):
 
     @invariant()
     def a_task_that_kills_is_bounded(self) -> None:
-        """Two deaths to be put apart from its neighbours, and then as many as are allowed."""
+        """Two deaths around it to be put apart from its neighbours, and then as many of its own as are allowed."""
         assert self.crashes <= self.limits.max_crashes + 2
         assert self.task.crashes <= self.limits.max_crashes
         if self.task.crashes == self.limits.max_crashes:
