@@ -40,7 +40,6 @@ KNOWN: Final = (
     "dispatcher.after_publish",
     "dispatcher.after_confirm",
     "store.after_commit",
-    "store.after_commit",
     "collector.before_commit",
     "collector.after_commit",
     "collector.after_tell",

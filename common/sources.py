@@ -31,6 +31,7 @@ ELSEWHERE: Final = frozenset(
         # test compares this list with both.
         "admin_users",
         "beat_interval",
+        "child_environment",
         "database_url",
         "dead_after",
         "drain_timeout",
@@ -41,6 +42,7 @@ ELSEWHERE: Final = frozenset(
         "max_result_bytes",
         "max_task_bytes",
         "modules",
+        "name",
         "queue_patience",
         "queues",
         "rescue_interval",

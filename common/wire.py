@@ -262,6 +262,8 @@ class ControlVerb(StrEnum):
 
     PROBE = "probe"
     """Send a beat now, with this token and with your functions."""
+    RENEW = "renew"
+    """Subscribe anew to this queue: what was dispatched to it has vanished, so a consumer of it may be deaf."""
 
 
 class Control(Struct, omit_defaults=True):
@@ -269,6 +271,7 @@ class Control(Struct, omit_defaults=True):
 
     verb: ControlVerb
     token: str = ""
+    queue: str = ""
 
 
 TYPES: Final[dict[type[Struct], str]] = {

@@ -13,6 +13,9 @@ happens after the one before it, and a lease is lost only when it is found nowhe
       -> a barrier through the reply queue            every reply that was confirmed before has been applied
       -> what is still out, and listed by nobody, is lost
 
+What vanished although nobody died may have been handed to a consumer that the broker knows and nobody has, so the workers
+are told to subscribe anew before it is dispatched again.
+
 A worker is dead when it is silent for too long, or sooner when a message to its exclusive control queue is unroutable:
 then its connection is gone, and with a second's grace to come back, so is the worker.
 """
@@ -206,6 +209,9 @@ class Rescuer:
             self._flights.paused.discard(queue)
         if not reports:
             return
+        for queue, died_each in lost.items():
+            if not all(died_each):
+                await self._control("all", Control(ControlVerb.RENEW, token, queue))
         await self._apply(reports)
         for queue, died_each in lost.items():
             log.warning(
@@ -249,10 +255,12 @@ class Rescuer:
             worker.gone_since = time.monotonic()
 
     async def _send(self, token: str, key: str) -> bool:
+        return await self._control(key, Control(ControlVerb.PROBE, token))
+
+    async def _control(self, key: str, message: Control) -> bool:
+        """Tell workers; False when nobody hears it."""
         try:
-            await self._publisher.publish(
-                self._topology.control_exchange.name, key, Control(ControlVerb.PROBE, token), persistent=False
-            )
+            await self._publisher.publish(self._topology.control_exchange.name, key, message, persistent=False)
         except PublishRefused as error:
             if error.unroutable:
                 return False

@@ -146,7 +146,7 @@ class Worker:
             for queue in settings.queues
         ]
         self.replier.on_confirmed = self._confirmed
-        self.control = ControlListener(consuming, topology.control_queue(self.id), self.beats.probe)
+        self.control = ControlListener(consuming, topology.control_queue(self.id), self.beats.probe, self._renew)
         self.health = self._health(handlers)
         self._assemble()
 
@@ -192,6 +192,11 @@ class Worker:
     def _threads(self, handlers: Mapping[str, Handler]) -> int:
         """One thread for each slot; none when there is no plain function."""
         return 0 if all(handler.is_coroutine for handler in handlers.values()) else self._settings.slots
+
+    def _renew(self, queue: str) -> None:
+        for consumer in self.consumers:
+            if consumer.name == queue:
+                consumer.renew()
 
     def _connection(self, purpose: str) -> Connection:
         return Connection.of(

@@ -113,6 +113,12 @@ class WorkConsumer:
         """Start consuming; returns at once."""
         await self._consumer.start()
 
+    def renew(self) -> None:
+        """Subscribe anew, soon: this consumer may be deaf without knowing it."""
+        task = asyncio.get_running_loop().create_task(self._consumer.renew())
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+
     async def drain(self) -> None:
         """Take no more."""
         await self._consumer.drain()

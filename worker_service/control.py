@@ -20,10 +20,14 @@ class ControlListener:
         connection: the consuming connection.
         queue: this worker's control queue, exclusive.
         probe: called with the token of each `probe`.
+        renew: called with the queue of each `renew`.
     """
 
-    def __init__(self, connection: Connection, queue: Queue, probe: Callable[[str], None]) -> None:
+    def __init__(
+        self, connection: Connection, queue: Queue, probe: Callable[[str], None], renew: Callable[[str], None]
+    ) -> None:
         self._probe = probe
+        self._renew = renew
         self._consumer = Consumer(connection, queue, self._arrived, prefetch=0, no_ack=True)
 
     @property
@@ -52,3 +56,5 @@ class ControlListener:
             return
         if message.verb is ControlVerb.PROBE:
             self._probe(message.token)
+        elif message.verb is ControlVerb.RENEW:
+            self._renew(message.queue)

@@ -73,6 +73,15 @@ class Consumer:
         if self._task is None:
             self._task = asyncio.create_task(self._stay(), name=f"consume {self.name}")
 
+    async def renew(self) -> None:
+        """Subscribe anew on a new channel; the old one stays until what it has delivered is settled.
+
+        A queue that was deleted and made again under a consumer can leave it connected, consuming and deaf (seen on
+        RabbitMQ 3.10.8 with quorum queues): what the broker hands to it goes nowhere.
+        """
+        if self._subscription is not None:
+            await self._subscription.cancel()
+
     async def drain(self) -> None:
         """Take no more (basic.cancel); what has arrived can still be settled."""
         await self._end_task()

@@ -19,10 +19,8 @@ from common.topology import Queue
 
 log = logging.getLogger(__name__)
 
-_ARGUMENTS: Final[dict[str, Any]] = {"x-cancel-on-ha-failover": True}
-"""Have the broker cancel a consumer whose queue ends. By default it moves the consumer to a queue of the same name, when
-somebody has declared one already, and then forgets what it hands to it: connected, consuming, and deaf (seen on 3.10.8
-with a quorum queue that was deleted under load)."""
+CANCEL_TIMEOUT: Final = 5.0
+"""Seconds that the broker has to answer a basic.cancel."""
 
 
 class Delivery:
@@ -124,7 +122,6 @@ class Subscription:
                     queue.name,
                     self._acknowledged if no_ack else self._delivered,
                     no_ack=no_ack,
-                    arguments=_ARGUMENTS,
                 )
         except BaseException:
             await close(channel)
@@ -171,7 +168,8 @@ class Subscription:
         tag, self._tag = self._tag, None
         try:
             with translated(f"cancel the consumer of {self.queue.name}"):
-                await self._channel.basic_cancel(tag)
+                async with asyncio.timeout(CANCEL_TIMEOUT):
+                    await self._channel.basic_cancel(tag)
         except BrokerError as error:
             log.debug("cancel came too late", extra={"queue": self.queue.name, "reason": str(error)})
         self._end("cancelled")

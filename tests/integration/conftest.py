@@ -1,4 +1,4 @@
-"""Stores for the integration tests."""
+"""Stores, schedulers and producers for the integration tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from common.telemetry import Telemetry
+from deploy.local import Broker
+from scheduler_service import rescuer
 from scheduler_service.storage.store import Store
+from tests.support.producer import Producer
+from tests.support.running_scheduler import RunningScheduler
 
 
 @pytest.fixture(params=["sqlite"])
@@ -20,7 +24,31 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 async def store(database: str) -> AsyncIterator[Store]:
+    """A running store."""
     opened = Store(database, telemetry=Telemetry())
     await opened.start()
     yield opened
     await opened.stop()
+
+
+@pytest.fixture
+def quick_rescue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in workers beat ten times a second: the directory is warm sooner than with real ones."""
+    monkeypatch.setattr(rescuer, "WARM_UP", 0.5)
+    monkeypatch.setattr(rescuer, "GRACE", 0.2)
+
+
+@pytest.fixture
+async def scheduler(
+    broker: Broker, namespace: str, tmp_path: Path, quick_rescue: None
+) -> AsyncIterator[RunningScheduler]:
+    """A running scheduler with the default settings, except for what makes tests slow."""
+    async with RunningScheduler(broker.url, namespace, tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def producer(broker: Broker, namespace: str, scheduler: RunningScheduler) -> AsyncIterator[Producer]:
+    """A client of that scheduler."""
+    async with Producer(broker.url, namespace) as connected:
+        yield connected

@@ -55,6 +55,8 @@ def test_a_worker_that_is_silent_too_long_is_dead(directory: Directory) -> None:
     assert directory.workers == {}
     assert directory.held_by_dead("r1")
     assert directory.held_by_dead("q1")
+    assert directory.running_at_dead("r1")
+    assert not directory.running_at_dead("q1")
 
 
 def test_a_worker_without_a_connection_is_dead_after_the_grace(directory: Directory) -> None:

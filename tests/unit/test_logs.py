@@ -66,7 +66,7 @@ def test_lines_of_libraries_look_like_ours_and_their_chatter_is_left_out() -> No
     stream = io.StringIO()
     configure("info", "json", "worker", stream)
     logging.getLogger("aio_pika.robust").info("chatter")
-    logging.getLogger("aio_pika.robust").warning("lost %s:%d", "host", 5672)
+    logging.getLogger("alembic.runtime").warning("lost %s:%d", "host", 5672)
     (line,) = stream.getvalue().splitlines()
     assert json.loads(line)["event"] == "lost host:5672"
     configure("debug", "json", "worker", stream)
