@@ -120,6 +120,8 @@ class Scheduler:
 
         self._connections = (consuming, publishing)
         self._store = store
+        self._directory = directory
+        self._flights = flights
         self._consumers: Sequence[BatchConsumer] = tuple(
             part.consumer for part in (intake, collector, answerer, undertaker, listener)
         )

@@ -13,7 +13,7 @@ happens after the one before it, and a lease is lost only when it is found nowhe
       -> a barrier through the reply queue            every reply that was confirmed before has been applied
       -> what is still out, and listed by nobody, is lost
 
-What vanished although nobody died may have been handed to a consumer that the broker knows and nobody has, so the workers
+What vanished although nobody died may have been handed to a consumer that the broker knows and nobody has, so workers
 are told to subscribe anew before it is dispatched again.
 
 A worker is dead when it is silent for too long, or sooner when a message to its exclusive control queue is unroutable:

@@ -17,7 +17,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, Struct
@@ -102,7 +102,7 @@ class WorkConsumer:
         self._telemetry = telemetry
         self._consumer = Consumer(connection, queue, self._arrived, prefetch=self._prefetch, declare=True)
         self._backlog: deque[Delivery] = deque()
-        self._settling: set[asyncio.Task[bool]] = set()
+        self._settling: set[asyncio.Task[Any]] = set()
 
     @property
     def consuming(self) -> bool:

@@ -5,6 +5,7 @@ from common.broker.consumer import BatchConsumer, Consumer
 from common.broker.declare import declare, ready_messages
 from common.broker.publisher import Publisher
 from common.broker.subscription import Delivery, Subscription
+from common.broker.unreadable import forgive
 
 __all__ = [
     "BatchConsumer",
@@ -16,3 +17,5 @@ __all__ = [
     "declare",
     "ready_messages",
 ]
+
+forgive()

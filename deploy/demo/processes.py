@@ -95,7 +95,7 @@ class Processes:
         log = self._folder / f"{name.replace(' ', '-')}.log"
         with log.open("ab") as output, interrupts.held():
             process = subprocess.Popen(  # noqa: S603 - our own services
-                [sys.executable, "-m", *arguments, "--http-port", str(port)],
+                [sys.executable, "-m", "deploy.demo.leash", str(os.getpid()), *arguments, "--http-port", str(port)],
                 cwd=self._folder,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,

@@ -10,7 +10,10 @@ In a program that has not called `run`, signals do what they always do and `held
 """
 
 import contextlib
+import os
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -26,25 +29,36 @@ class Interrupted(BaseException):
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
-        self.exit_code = 128 + number
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """What the shell expects of a program that a signal has ended."""
+        return 128 + self.number
 
 
 class _Switch:
     """Whether a signal may raise now; changed by single assignments, so that no signal sees it half changed."""
 
     armed = False
+    over = False
     holds = 0
     pending: int | None = None
 
     def signalled(self, number: int, _frame: FrameType | None) -> None:
         """Raise, or remember the first signal until it may."""
-        if not self.armed:
+        if self.over or not self.armed:
             return
         if self.holds:
             self.pending = self.pending or number
             return
         self.armed = False
         raise Interrupted(number)
+
+    def again(self, number: int) -> None:
+        """Send a signal anew that has come to nothing."""
+        self.armed = True
+        os.kill(os.getpid(), number)
 
 
 _switch = _Switch()
@@ -62,6 +76,7 @@ def run(work: Callable[[contextlib.ExitStack], int]) -> int:
         if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
             continue  # nohup: the terminal's end is not ours
         signal.signal(number, _switch.signalled)
+    sys.unraisablehook = _unraisable
     stack = contextlib.ExitStack()
     _switch.armed = True
     try:
@@ -75,7 +90,15 @@ def run(work: Callable[[contextlib.ExitStack], int]) -> int:
 
 def disarm() -> None:
     """From here on signals change nothing."""
-    _switch.armed = False
+    _switch.over = True
+
+
+def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    """See to it that a signal is not lost that came within a destructor or a callback, whose exceptions are dropped."""
+    if isinstance(unraisable.exc_value, Interrupted):
+        threading.Timer(0.01, _switch.again, [unraisable.exc_value.number]).start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 @contextlib.contextmanager

@@ -115,7 +115,7 @@ class RunningScheduler:
         def read(connection: Connection) -> list[ParkedRow]:
             columns = "origin, reason, detail, payload, owner, headers"
             found = connection.execute(text(f"SELECT {columns} FROM parked ORDER BY seq"))
-            return [ParkedRow(*row[:5], headers=msgspec.json.decode(row[5])) for row in found]
+            return [ParkedRow._make((*row[:5], msgspec.json.decode(row[5]))) for row in found]
 
         return await self.scheduler._store.run(read)
 

@@ -73,7 +73,7 @@ class Run:
 
     def remains(self) -> list[str]:
         """Return the processes that it has started and the files that it has made, as far as they are still there."""
-        return [*self._processes(), *(str(path) for path in self.folder.iterdir())]
+        return [*self.processes(), *(str(path) for path in self.folder.iterdir())]
 
     def close(self) -> None:
         """Remove what a failed test has left."""
@@ -82,7 +82,11 @@ class Run:
         self.process.communicate()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _processes(self) -> Iterator[str]:
+    def processes(self) -> list[str]:
+        """Return the command lines of those of its processes that still run."""
+        return list(self._find_processes())
+
+    def _find_processes(self) -> Iterator[str]:
         for entry in Path("/proc").glob("[0-9]*"):
             try:
                 mine = self.mark.encode() in (entry / "environ").read_bytes()
@@ -150,6 +154,14 @@ def test_says_what_is_wrong_with_a_broker(start: Start) -> None:
     assert "the broker of WARREN_AMQP_URL cannot be used" in run.output
     assert "Traceback" not in run.output
     _assert_gone(run)
+
+
+def test_nothing_runs_on_when_it_is_killed(start: Start) -> None:
+    run = start()
+    run.await_line("submitted")
+    run.process.kill()
+    run.end()
+    wait_until(lambda: not run.processes(), 10.0, "all that it started has ended", run.processes)
 
 
 @pytest.mark.parametrize(
@@ -220,6 +232,29 @@ except interrupts.Interrupted as interrupted:
 
     assert run.end() == 130
     assert run.output.split() == ["noted", "cleared"]
+
+
+def test_a_signal_within_a_destructor_is_not_lost(start: Start) -> None:
+    script = """
+import os, signal, sys, time
+from deploy.local import interrupts
+class Unlucky:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("destroyed")
+def work(stack):
+    Unlucky()
+    time.sleep(10)
+    return 0
+try:
+    sys.exit(interrupts.run(work))
+except interrupts.Interrupted as interrupted:
+    sys.exit(interrupted.exit_code)
+"""
+    run = start("-c", script)
+
+    assert run.end() == 143
+    assert not run.output
 
 
 GOOD = Outcome(["a", "b"], 0.1, Counter(x=2, y=1))

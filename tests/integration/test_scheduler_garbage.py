@@ -1,0 +1,348 @@
+"""Garbage on every queue that the scheduler reads: refused with its reason, and the next good task runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pika
+import pytest
+
+from common.errors import BrokerError
+from common.ids import new_task_id
+from common.states import State
+from common.wire import TYPES, Beat, Bundle, ErrorKind, Reply
+from deploy.local import Broker
+from tests.support.producer import Producer
+from tests.support.running_scheduler import RunningScheduler
+from tests.support.stand_in_worker import StandInWorker, hold
+from tests.support.waiting import eventually
+
+KNOWN = new_task_id()
+DEEP = b"[" * 100_000 + b"]" * 100_000
+
+
+def task(args: bytes = b"[1]", **fields: Any) -> bytes:
+    """One task as JSON, with arguments that may be garbage."""
+    named = json.dumps({"id": new_task_id(), "task": "add"} | fields).encode()
+    return named[:-1] + b',"args":' + args + b"}"
+
+
+def submission(*tasks: bytes) -> bytes:
+    return b'{"tasks":[' + b",".join(tasks) + b"]}"
+
+
+NOT_A_MESSAGE: dict[str, bytes] = {
+    "nothing": b"",
+    "text": b"hello, world",
+    "binary": bytes(range(256)),
+    "a NUL": b"\x00",
+    "invalid UTF-8": b'{"tasks":"\xff\xfe","outcomes":"\xff"}',
+    "UTF-16": '{"tasks":[]}'.encode("utf-16"),
+    "cut short": b'{"tasks":[{"id":"',
+    "another form": b'{"tasks":5,"outcomes":{},"ids":null,"worker":[]}',
+    "an array": b"[]",
+    "a number beyond a float": b"1e999",
+    "NaN": b"NaN",
+    "nested 100,000 deep": DEEP,
+    "opened 100,000 times": b"[" * 100_000,
+    "nested inside": b'{"tasks":[{"args":' + DEEP + b'}],"outcomes":[{"result":' + DEEP + b'}],"ids":' + DEEP + b"}",
+    "a pickle": b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x04true\x85R.",
+    "a duplicated key": b'{"tasks":[],"tasks":5}',
+}
+
+
+@pytest.fixture
+async def worker(broker: Broker, namespace: str, scheduler: RunningScheduler) -> AsyncIterator[StandInWorker]:
+    """At work, beside whatever else comes."""
+    async with StandInWorker(broker.url, namespace) as working:
+        await eventually(lambda: working.name in scheduler.scheduler._directory.workers)
+        yield working
+
+
+async def works(producer: Producer) -> None:
+    """The next good task runs."""
+    (id_,) = await producer.submit({"args": [20, 22]})
+    assert bytes((await producer.result(id_)).result) == b"42"
+
+
+BAD_SUBMISSIONS: dict[str, tuple[str, bytes, dict[str, Any]]] = {
+    **{name: ("undecodable", body, {}) for name, body in NOT_A_MESSAGE.items()},
+    "NaN in arguments": ("undecodable", submission(task(b"[NaN]")), {}),
+    "no type": ("unknown_type", submission(task()), {"type": ""}),
+    "an unknown version": ("unknown_type", submission(task()), {"type": "warren.submission.v2"}),
+    "a reply": ("unknown_type", submission(task()), {"type": TYPES[Reply]}),
+    "no user": ("no_user", submission(task()), {"user_id": None}),
+    "a foreign reply_to": ("foreign_reply_to", submission(task()), {"reply_to": "amq.gen-somebody"}),
+    "the reply queue as reply_to": ("foreign_reply_to", submission(task()), {"reply_to": "NAMESPACE.reply"}),
+    "dead-lettered": ("dead_lettered", submission(task()), {"headers": {"x-death": "[{count: 1}]"}}),
+    "too large": ("too_large", b'{"tasks":[],"padding":"' + b"x" * 5_000_000 + b'"}', {}),
+    "an id that is no id": ("undecodable", submission(task(id="../../etc/passwd")), {}),
+    "a function that is no name": ("undecodable", submission(task(task="os.system('true')")), {}),
+    "a queue that is no name": ("undecodable", submission(task(queue="#")), {}),
+    "a priority beyond all": ("undecodable", submission(task(priority=10**30)), {}),
+    "a missing id": ("undecodable", submission(b'{"task":"add"}'), {}),
+    "null": ("undecodable", submission(b"null"), {}),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SUBMISSIONS)
+async def test_a_bad_submission_is_parked_with_its_reason(
+    scheduler: RunningScheduler, producer: Producer, worker: StandInWorker, name: str
+) -> None:
+    reason, body, properties = BAD_SUBMISSIONS[name]
+    if str(properties.get("reply_to")).startswith("NAMESPACE"):
+        properties = {"reply_to": f"{producer.topology.namespace}.reply"}
+    await producer.send(body, **properties)
+    await works(producer)
+    (row,) = await scheduler.rows()
+    assert (row.origin, row.reason) == ("submit", reason)
+    assert row.payload in body
+    assert row.detail
+    assert scheduler.parked == {("submit", reason): 1}
+    assert scheduler.ready
+
+
+BAD_TASKS: dict[str, tuple[str, bytes]] = {
+    "too large": ("too_large", b'["' + b"x" * 300_000 + b'"]'),
+    "nested 33 deep": ("too_deep", b"[" * 33 + b"1," * 20 + b"1" + b"]" * 33),
+    "invalid UTF-8": ("undecodable", b'["\xff\xfe"]'),
+    "no array": ("undecodable", b'"[1]"'),
+    "cursed": ("unstorable", b'["cursed"]'),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TASKS)
+async def test_a_bad_task_fails_with_its_reason_and_its_neighbours_run(
+    scheduler: RunningScheduler, producer: Producer, worker: StandInWorker, name: str
+) -> None:
+    reason, args = BAD_TASKS[name]
+    await scheduler.executed(
+        "CREATE TRIGGER curse BEFORE INSERT ON tasks WHEN NEW.args LIKE '%cursed%' "
+        "BEGIN SELECT RAISE(ABORT, 'the database does not like it'); END"
+    )
+    ids = [new_task_id() for _ in range(5)]
+    bodies = [task(args if number == 2 else b"[%d]" % number, id=id_) for number, id_ in enumerate(ids)]
+    await producer.send(submission(*bodies))
+    states = [result.state for result in await producer.results(ids)]
+    assert states == ["succeeded", "succeeded", "failed", "succeeded", "succeeded"]
+    error = producer.told[ids[2]].error
+    assert error is not None
+    assert error.kind is ErrorKind.REFUSED
+    (row,) = await scheduler.rows()
+    assert (row.origin, row.reason, row.owner) == ("submit", reason, producer.connection.user)
+    assert args in row.payload
+    assert scheduler.parked == {("submit", reason): 1}
+    await works(producer)
+
+
+async def test_numbers_beyond_a_float_are_the_functions_business(
+    scheduler: RunningScheduler, producer: Producer, worker: StandInWorker
+) -> None:
+    worker.decide = hold
+    id_ = new_task_id()
+    await producer.send(submission(task(b"[1e999, 123456789012345678901234567890]", id=id_)))
+    (assignment,) = await eventually(lambda: list(worker.holding.values()))
+    assert bytes(assignment.args) == b"[1e999, 123456789012345678901234567890]"
+
+
+async def test_a_forged_user_is_refused_by_the_broker(
+    scheduler: RunningScheduler, producer: Producer, worker: StandInWorker
+) -> None:
+    with pytest.raises(BrokerError):
+        await producer.send(submission(task()), user_id="somebody-else")
+    await works(producer)
+    assert await scheduler.rows() == []
+
+
+async def test_no_more_queues_come_into_being_than_are_allowed(
+    broker: Broker, namespace: str, tmp_path: Any, quick_rescue: None
+) -> None:
+    async with (
+        RunningScheduler(broker.url, namespace, tmp_path, max_queues=2) as scheduler,
+        Producer(broker.url, namespace) as producer,
+        StandInWorker(broker.url, namespace),
+    ):
+        ids = await producer.submit(*({"queue": queue} for queue in ("default", "b", "c", "default")))
+        refused = await producer.result(ids[2])
+        assert (refused.state, refused.error and refused.error.kind) == ("failed", ErrorKind.REFUSED)
+        await producer.results([ids[0], ids[3]])
+        assert scheduler.parked == {("submit", "too_many_queues"): 1}
+        assert (await producer.status(ids[1]))["state"] == "queued"
+
+
+async def test_properties_that_are_no_utf_8_do_not_bring_the_scheduler_down(
+    broker: Broker, scheduler: RunningScheduler, producer: Producer, worker: StandInWorker
+) -> None:
+    """AMQP's short strings may hold any bytes; a reader that decodes them must not lose its connection over them."""
+    connected = scheduler.scheduler._connections[0]._raw
+    with pika.BlockingConnection(pika.URLParameters(broker.url)) as connection:
+        channel = connection.channel()
+        for queue in ("submit", "reply", "request"):
+            for properties in (
+                pika.BasicProperties(type=b"\xff\xfe", user_id="guest"),
+                pika.BasicProperties(type=TYPES[Bundle], correlation_id=b"\xff", user_id="guest"),
+                pika.BasicProperties(type=TYPES[Bundle], headers={"\udcff": b"\xff"}, user_id="guest"),
+            ):
+                channel.basic_publish(f"{producer.topology.namespace}.{queue}", queue, b"{}", properties)
+    await works(producer)
+    assert scheduler.scheduler._connections[0]._raw is connected
+
+
+# --- replies -----------------------------------------------------------------------------------------------------
+
+BAD_REPLIES: dict[str, tuple[bytes, dict[str, Any]]] = {
+    **{name: (body, {"type": TYPES[Reply]}) for name, body in NOT_A_MESSAGE.items() if name != "a duplicated key"},
+    "no type": (b'{"worker":"w","outcomes":[]}', {}),
+    "an unknown version": (b'{"worker":"w","outcomes":[]}', {"type": "warren.reply.v9"}),
+    "a barrier that is none": (b'{"token":5}', {"type": "warren.barrier.v1"}),
+    "an outcome that is none": (b'{"worker":"w","outcomes":[{"id":"x"}]}', {"type": TYPES[Reply]}),
+}
+
+
+@pytest.mark.parametrize("name", BAD_REPLIES)
+async def test_a_bad_reply_is_parked(
+    scheduler: RunningScheduler, producer: Producer, worker: StandInWorker, name: str
+) -> None:
+    body, properties = BAD_REPLIES[name]
+    await producer.send(body, queue="reply", **properties)
+    await works(producer)
+    await eventually(lambda: scheduler.parked)
+    (row,) = await scheduler.rows()
+    assert (row.origin, row.reason) == ("reply", "undecodable")
+    assert row.payload in body
+    assert scheduler.ready
+
+
+async def test_in_a_reply_with_a_bad_outcome_the_others_count(
+    scheduler: RunningScheduler, producer: Producer, worker: StandInWorker
+) -> None:
+    worker.decide = hold
+    ids = await producer.submit({}, {}, {})
+    await eventually(lambda: len(worker.holding) == 3)
+    outcomes: list[dict[str, Any]] = [
+        {"id": held.id, "lease": held.lease, "attempt": 1, "kind": kind, "result": 1}
+        for held, kind in zip(worker.holding.values(), ["succeeded", "exploded", "succeeded"], strict=True)
+    ]
+    body = json.dumps({"worker": worker.name, "outcomes": outcomes}).encode()
+    await producer.send(body, queue="reply", type=TYPES[Reply])
+    good = [outcomes[0]["id"], outcomes[2]["id"]]
+    assert [result.state for result in await producer.results(good)] == ["succeeded", "succeeded"]
+    (row,) = await scheduler.rows()
+    assert b"exploded" in row.payload
+    assert (await scheduler.task(outcomes[1]["id"])).state is State.DISPATCHED
+    assert sorted(ids) == sorted(outcome["id"] for outcome in outcomes)
+
+
+@pytest.mark.parametrize("result", [b'"\xff\xfe"', b'"\xed\xa0\x80"'], ids=["invalid UTF-8", "a surrogate in UTF-8"])
+async def test_a_result_that_cannot_be_stored_fails_the_task_and_no_other(
+    scheduler: RunningScheduler, producer: Producer, worker: StandInWorker, result: bytes
+) -> None:
+    worker.decide = hold
+    ids = await producer.submit({}, {}, {})
+    await eventually(lambda: len(worker.holding) == 3)
+    held = list(worker.holding.values())
+    outcomes = [
+        b'{"id":"%s","lease":"%s","attempt":1,"kind":"succeeded","result":%s}'
+        % (each.id.encode(), each.lease.encode(), result if number == 1 else b"1")
+        for number, each in enumerate(held)
+    ]
+    body = b'{"worker":"w","outcomes":[' + b",".join(outcomes) + b"]}"
+    await producer.send(body, queue="reply", type=TYPES[Reply])
+    await producer.results(ids)
+    assert [producer.told[each.id].state for each in held] == ["succeeded", "failed", "succeeded"]
+    error = producer.told[held[1].id].error
+    assert error is not None
+    assert error.kind is ErrorKind.BAD_RESULT
+
+
+async def test_forged_and_stale_outcomes_change_nothing(
+    scheduler: RunningScheduler, producer: Producer, worker: StandInWorker
+) -> None:
+    worker.decide = hold
+    (id_,) = await producer.submit()
+    (held,) = await eventually(lambda: list(worker.holding.values()))
+    for forged in (
+        {"lease": "AAAAAAAAAAAAAAAAAAAAAA"},
+        {"lease": ""},
+        {"attempt": 2},
+        {"attempt": 10**30},
+        {"id": new_task_id()},
+        {"id": "' OR 1=1 --"},
+        {"kind": "returned", "lease": "forged", "reason": "redelivered"},
+        {"kind": "held", "lease": "forged"},
+    ):
+        outcome = {"id": id_, "lease": held.lease, "attempt": 1, "kind": "succeeded", "result": "forged"} | forged
+        body = json.dumps({"worker": "forger", "outcomes": [outcome]}).encode()
+        await producer.send(body, queue="reply", type=TYPES[Reply])
+    await worker.finish()
+    result = await producer.result(id_)
+    assert (result.state, bytes(result.result)) == ("succeeded", b"5")
+
+
+# --- questions, dead letters, beats ------------------------------------------------------------------------------
+
+BAD_QUESTIONS: dict[str, tuple[str, bytes, dict[str, Any]]] = {
+    **{name: ("undecodable", body, {}) for name, body in NOT_A_MESSAGE.items()},
+    "an unknown kind": ("undecodable", b'{"kind":"cancel","ids":[]}', {}),
+    "an id that is none": ("undecodable", b'{"kind":"status","ids":["x"]}', {}),
+    "too many ids": ("undecodable", json.dumps({"kind": "status", "ids": [KNOWN] * 1001}).encode(), {}),
+    "no type": ("undecodable", b'{"kind":"status","ids":[]}', {"type": ""}),
+    "no reply_to": ("foreign_reply_to", b'{"kind":"status","ids":[]}', {"reply_to": None}),
+    "a foreign reply_to": ("foreign_reply_to", b'{"kind":"status","ids":[]}', {"reply_to": "amq.gen-x"}),
+    "no user": ("foreign_reply_to", b'{"kind":"status","ids":[]}', {"user_id": None}),
+}
+
+
+@pytest.mark.parametrize("name", BAD_QUESTIONS)
+async def test_a_bad_question_is_parked_and_the_next_one_answered(
+    scheduler: RunningScheduler, producer: Producer, name: str
+) -> None:
+    reason, body, properties = BAD_QUESTIONS[name]
+    await producer.send(body, queue="request", **properties)
+    (id_,) = await producer.submit()
+    await eventually(lambda: scheduler.parked)
+    assert (await producer.status(id_))["state"] == "queued"
+    (row,) = await scheduler.rows()
+    assert (row.origin, row.reason, row.payload) == ("request", reason, body)
+
+
+@pytest.mark.parametrize("name", NOT_A_MESSAGE)
+async def test_a_bad_dead_letter_is_parked(
+    scheduler: RunningScheduler, producer: Producer, worker: StandInWorker, name: str
+) -> None:
+    await producer.send(NOT_A_MESSAGE[name], queue="dead", type=TYPES[Bundle])
+    await works(producer)
+    await eventually(lambda: scheduler.parked)
+    (row,) = await scheduler.rows()
+    assert (row.origin, row.reason, row.payload) == ("dead", "undecodable", NOT_A_MESSAGE[name])
+
+
+GOOD_BEAT: dict[str, Any] = {
+    "worker": "w",
+    "number": 1,
+    "queues": ["default"],
+    "slots": 1,
+    "running": [],
+    "waiting": [],
+}
+BAD_BEATS: dict[str, bytes] = {
+    **NOT_A_MESSAGE,
+    "a queue with a name of 300": json.dumps(GOOD_BEAT | {"queues": ["q" * 300]}).encode(),
+    "a queue that is no name": json.dumps(GOOD_BEAT | {"queues": ["#"]}).encode(),
+    "a thousand million slots": json.dumps(GOOD_BEAT | {"slots": 10**9}).encode(),
+    "less than no slots": json.dumps(GOOD_BEAT | {"slots": -5}).encode(),
+    "too many queues": json.dumps(GOOD_BEAT | {"queues": [f"q{n}" for n in range(2000)]}).encode(),
+}
+
+
+@pytest.mark.parametrize("name", BAD_BEATS)
+async def test_a_bad_beat_is_dropped_and_the_next_one_heard(
+    scheduler: RunningScheduler, producer: Producer, worker: StandInWorker, name: str
+) -> None:
+    await producer.send(BAD_BEATS[name], queue="beat", type=TYPES[Beat], mandatory=False)
+    heard = scheduler.scheduler._directory.workers[worker.name].beat.number
+    await eventually(lambda: scheduler.scheduler._directory.workers[worker.name].beat.number > heard + 1)
+    assert set(scheduler.scheduler._directory.workers) == {worker.name}
+    await works(producer)
