@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 from common.background import Background, Report
 from common.backoff import reconnect_wait
-from common.broker import Connection, Publisher, declare
+from common.broker import REST, Connection, Publisher, declare
 from common.errors import BrokerError, PublishRefused, StoreError
 from common.failpoints import reached
 from common.telemetry import Telemetry
@@ -249,6 +249,7 @@ class Dispatcher:
             except (BrokerError, TimeoutError) as error:
                 if isinstance(error, PublishRefused) and error.unroutable:
                     self._declared.discard(queue)
+                    await asyncio.sleep(REST)
                 log.log(
                     logging.WARNING if failures == 0 else logging.DEBUG,
                     "a bundle is not confirmed, publishing it again",

@@ -183,6 +183,7 @@ class Rescuer:
             del self._stubborn[queue]
             return True
         self._stubborn[queue] += 1
+        await self._control("all", Control(ControlVerb.RENEW, queue=queue))
         if self._stubborn[queue] >= STUBBORN and queue not in self._flights.paused:
             log.warning("dispatch pauses until the work queue is empty", extra={"queue": queue, "ready": ready})
             self._flights.paused.add(queue)

@@ -82,6 +82,7 @@ class Subscription:
         self.ended = asyncio.Event()
         """Set when no more deliveries will come: cancelled by us or the broker, channel or connection gone."""
         self.reason = ""
+        self.cancelled_by_broker = False
         self.unsettled = 0
         self._closing = False
 
@@ -207,6 +208,7 @@ class Subscription:
 
     async def _cancelled_by_broker(self, frame: spec.Basic.Cancel) -> None:
         self._tag = None
+        self.cancelled_by_broker = True
         self._end("cancelled by the broker")
 
     def _channel_closed(self, closing: asyncio.Future[Any]) -> None:

@@ -23,14 +23,14 @@ _FIXED_BYTES: Final = 12
 
 def forgive() -> None:
     """Read unreadable properties as empty, in every connection of this process."""
-    pamqp.frame._unmarshal_header_frame = _unmarshal_header_frame
+    pamqp.frame._unmarshal_header_frame = _unmarshal_header_frame  # noqa: SLF001 - pamqp has no door for it
 
 
 def _unmarshal_header_frame(frame_data: bytes) -> ContentHeader:
     header = ContentHeader()
     try:
         header.unmarshal(frame_data)
-    except Exception as error:  # noqa: BLE001 - whatever a publisher can bring about: decoding, overflow, recursion
+    except Exception as error:  # whatever a publisher can bring about: decoding, overflow, recursion
         if len(frame_data) < _FIXED_BYTES:
             raise
         header.properties = Basic.Properties(headers={UNREADABLE: f"{type(error).__name__}: {error}"[:500]})

@@ -172,21 +172,40 @@ async def test_no_more_queues_come_into_being_than_are_allowed(
         assert (await producer.status(ids[1]))["state"] == "queued"
 
 
-async def test_properties_that_are_no_utf_8_do_not_bring_the_scheduler_down(
-    broker: Broker, scheduler: RunningScheduler, producer: Producer, worker: StandInWorker
+def nested(depth: int) -> dict[str, Any]:
+    """A table in a table in a table."""
+    table: dict[str, Any] = {}
+    for _ in range(depth):
+        table = {"t": table}
+    return table
+
+
+UNREADABLE: dict[str, dict[str, Any]] = {
+    "a type that is no UTF-8": {"type": b"\xff\xfe"},
+    "a correlation id that is no UTF-8": {"type": "x", "correlation_id": b"\xff"},
+    "a header's name that is no UTF-8": {"type": "x", "headers": {b"\xff": "1"}},
+    "a header's text that is no UTF-8": {"type": "x", "headers": {"text": b"\xff"}},
+    "headers nested deep": {"type": "x", "headers": nested(400)},
+    "a time beyond all calendars": {"type": "x", "timestamp": 2**62},
+    "a time before all calendars": {"type": "x", "headers": {"at": -(2**62)}},
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+async def test_properties_that_cannot_be_read_do_not_cost_the_connection(
+    broker: Broker, scheduler: RunningScheduler, producer: Producer, worker: StandInWorker, name: str
 ) -> None:
-    """AMQP's short strings may hold any bytes; a reader that decodes them must not lose its connection over them."""
+    """AMQP's properties may hold any bytes: a reader that dies of them dies again when the message comes again."""
     connected = scheduler.scheduler._connections[0]._raw
+    queues = ("submit", "reply", "request")
     with pika.BlockingConnection(pika.URLParameters(broker.url)) as connection:
         channel = connection.channel()
-        for queue in ("submit", "reply", "request"):
-            for properties in (
-                pika.BasicProperties(type=b"\xff\xfe", user_id="guest"),
-                pika.BasicProperties(type=TYPES[Bundle], correlation_id=b"\xff", user_id="guest"),
-                pika.BasicProperties(type=TYPES[Bundle], headers={"\udcff": b"\xff"}, user_id="guest"),
-            ):
-                channel.basic_publish(f"{producer.topology.namespace}.{queue}", queue, b"{}", properties)
+        for queue in queues:
+            properties = pika.BasicProperties(user_id="guest", **UNREADABLE[name])
+            channel.basic_publish(f"{producer.topology.namespace}.{queue}", queue, b"{}", properties)
     await works(producer)
+    await eventually(lambda: scheduler.parked.total() == len(queues))
+    assert {row.origin for row in await scheduler.rows()} == set(queues)
     assert scheduler.scheduler._connections[0]._raw is connected
 
 
