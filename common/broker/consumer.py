@@ -22,7 +22,7 @@ ACK_DELAY = 0.004
 """Seconds for which acks wait for others. An ack of a quorum queue is a write to the broker's log as a publish is, and
 at once it would be in the way of the message that the handled batch has just caused."""
 REST = 1.0
-"""Seconds to wait after the broker has cancelled a consumer. When a deleted queue is declared again within milliseconds,
+"""Seconds to wait after the broker has cancelled a consumer. When a deleted queue is declared again at once,
 RabbitMQ 3.10 moves its consumers over without saying so, and forgets what it hands to them."""
 LONGEST_RETRY = 5.0
 """Seconds between tries at most while a handler cannot settle a batch (database locked, broker away)."""

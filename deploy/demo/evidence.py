@@ -33,11 +33,13 @@ class Runs:
 
     Args:
         total: how often it ran.
+        files: for how many files it ran.
         repeated: the files for which it ran more than once.
         by_victim: those of them for which one run was in the killed process.
     """
 
     total: int
+    files: int
     repeated: int
     by_victim: int
 
@@ -60,7 +62,7 @@ def read_journal(journal: Path, victim: int) -> Runs:
     runs = Counter(path for _, _, path in lines)
     repeated = {path for path, count in runs.items() if count > 1}
     cut_short = {path for pid, _, path in lines if pid == str(victim)}
-    return Runs(len(lines), len(repeated), len(repeated & cut_short))
+    return Runs(len(lines), len(runs), len(repeated), len(repeated & cut_short))
 
 
 def samples(exposition: str, names: Iterable[str]) -> list[str]:

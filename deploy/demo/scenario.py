@@ -13,7 +13,7 @@ from deploy.demo.corpus import library, plain_count, python_files
 from deploy.demo.errors import DemoError
 from deploy.demo.evidence import read_journal, read_store, samples
 from deploy.demo.job import Job, Outcome
-from deploy.demo.namespace import check_reachable, delete_namespace, new_namespace
+from deploy.demo.namespace import Namespace
 from deploy.demo.processes import Processes, Service
 from deploy.demo.screen import Screen
 from deploy.local import Broker, find_broker, interrupts
@@ -49,15 +49,16 @@ class Scenario:
     def run(self) -> int:
         """Run it all; returns the exit code."""
         self._screen.title(f"Counting the words of {len(self._files):,} files with two workers, one of which is killed")
-        broker, namespace = self._broker(), new_namespace()
+        broker = self._broker()
+        namespace = Namespace(broker.url)
         if broker.node is None:
-            check_reachable(broker.url)
-            self._stack.callback(self._leave, broker.url, namespace)
-        processes = Processes(self._folder, broker.url, namespace)
+            namespace.check_reachable()
+            self._stack.callback(self._leave, namespace)
+        processes = Processes(self._folder, broker.url, namespace.name)
         self._stack.callback(processes.close)
         scheduler, survivor, victim = self._start(processes)
         with interrupts.held():
-            client = self._stack.enter_context(Client(broker.url, namespace=namespace))
+            client = self._stack.enter_context(Client(broker.url, namespace=namespace.name))
         outcome = self._work(Job(client, self._files, self._journal, self._pause), processes, victim)
         processes.check()
         good = self._judge(outcome, victim)
@@ -126,7 +127,7 @@ class Scenario:
             self._screen.verbatim(samples(service.get("/metrics")[1], names))
         self._screen.note("`make up` runs all of it with Prometheus and a dashboard, `make bench` measures the speed.")
 
-    def _leave(self, amqp_url: str, namespace: str) -> None:
-        fault = delete_namespace(amqp_url, namespace)
+    def _leave(self, namespace: Namespace) -> None:
+        fault = namespace.delete()
         if fault:
-            self._screen.error(f"The queues {namespace}.* could not be deleted from the broker: {fault}")
+            self._screen.error(f"The queues {namespace.name}.* could not be deleted from the broker: {fault}")

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from common.wire import Beat
 
-DEATHS: Final = 1000
+DEATHS: Final = 100
 """How many deaths are remembered, to tell whose tasks are suspects."""
 
 

@@ -27,7 +27,7 @@ from deploy.compose import Project
 from deploy.credentials import State, read_env, write_client_url
 from deploy.local.container import docker_runs
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0

@@ -125,7 +125,7 @@ def test_runs_on_what_it_finds_and_leaves_nothing(start: Start) -> None:
     assert run.end() == 0, run.output
     assert len(re.findall(r"^  right ", run.output, re.MULTILINE)) == 3
     assert "WRONG" not in run.output
-    assert re.search(r"ran twice +[1-9]\d* tasks, which worker 2 was running", run.output), run.output
+    assert re.search(r"ran twice +[1-9]\d* of \d+ tasks, which worker 2 was running", run.output), run.output
     assert re.search(r"warren_tasks_completed_total\{.*\} [1-9]", run.output)
     assert "\x1b" not in run.output, "no colours and cursor movements in a file"
     _assert_gone(run)
@@ -259,7 +259,7 @@ except interrupts.Interrupted as interrupted:
 
 GOOD = Outcome(["a", "b"], 0.1, Counter(x=2, y=1))
 STORED = StoreRecord({"a": State.SUCCEEDED, "b": State.SUCCEEDED}, again=1)
-RUNS = Runs(total=3, repeated=1, by_victim=1)
+RUNS = Runs(total=3, files=2, repeated=1, by_victim=1)
 
 
 def test_checks_hold_when_all_is_well() -> None:
@@ -272,7 +272,7 @@ def test_checks_hold_when_all_is_well() -> None:
         (StoreRecord({"a": State.SUCCEEDED, "b": State.DISPATCHED}, 0), RUNS, Counter(x=2, y=1)),
         (StoreRecord({"a": State.SUCCEEDED}, 0), RUNS, Counter(x=2, y=1)),
         (StoreRecord({"a": State.SUCCEEDED, "b": State.FAILED}, 0), RUNS, Counter(x=2, y=1)),
-        (STORED, Runs(total=2, repeated=1, by_victim=1), Counter(x=2, y=1)),
+        (STORED, Runs(total=2, files=1, repeated=1, by_victim=1), Counter(x=2, y=1)),
         (STORED, RUNS, Counter(x=2, y=2)),
         (STORED, RUNS, Counter(x=2, y=1, z=1)),
     ],
