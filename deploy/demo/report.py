@@ -38,7 +38,7 @@ def checks(outcome: Outcome, store: StoreRecord, runs: Runs, plain: Counter[str]
 
 def repetitions(store: StoreRecord, runs: Runs, victim: str) -> str:
     """Say what the kill has cost."""
-    text = f"{runs.by_victim} of {runs.files:,} tasks, which {victim} was running when it was killed"
+    text = f"{runs.by_victim} of {runs.files:,} tasks, which {victim} had begun when it was killed"
     if store.again > runs.by_victim:
         text += f"; {store.again - runs.by_victim} more had reached it but not begun"
     if runs.repeated > runs.by_victim:
@@ -66,8 +66,8 @@ def _stored(outcome: Outcome, store: StoreRecord) -> Check:
 
 def _ran(outcome: Outcome, runs: Runs) -> Check:
     missing = len(outcome.ids) - runs.files
-    text = f"{runs.total:,} runs, as the task function itself has noted them: "
-    return Check(missing <= 0, text + (f"{missing:,} tasks never ran" if missing > 0 else "every task ran"))
+    text = f"{runs.total:,} runs noted by the task function itself"
+    return Check(missing == 0, f"{text}, {f'{missing:,} tasks not' if missing else 'every task'} among them")
 
 
 def _counted(outcome: Outcome, plain: Counter[str]) -> Check:

@@ -125,7 +125,7 @@ class Scenario:
         for service, names in ((scheduler, _SCHEDULER_METRICS), (survivor, _WORKER_METRICS)):
             self._screen.fact(service.name, service.metrics_url)
             self._screen.verbatim(samples(service.get("/metrics")[1], names))
-        self._screen.note("`make up` runs all of it with Prometheus and a dashboard, `make bench` measures the speed.")
+        self._screen.note("`make up` adds Prometheus and a dashboard, `make bench` measures the speed.")
 
     def _leave(self, namespace: Namespace) -> None:
         fault = namespace.delete()

@@ -1,7 +1,4 @@
-"""A broker in a container: the image of the compose file, with a password of its own, gone at the end.
-
-python -m deploy.local.container COMMAND...     # run a command with the URL in WARREN_TEST_AMQP_URL
-"""
+"""A broker in a container: the image of the compose file, with a password of its own, gone at the end."""
 
 import contextlib
 import os

@@ -90,12 +90,8 @@ class Cluster:
 
     def __enter__(self) -> Self:
         try:
-            for service in self.services:
-                service.start()
-            self.await_ready()
-            self.store.keep_diary()
-            if self.broker.node is not None:
-                self.broker.node.flush_metadata()
+            self.launch()
+            self.settle()
         except BaseException:
             self.show_logs()
             self.stop()
@@ -106,6 +102,19 @@ class Cluster:
         if error is not None:
             self.show_logs()
         self.stop()
+
+    def launch(self) -> None:
+        """Start the processes, without waiting for them."""
+        self.folder.mkdir(exist_ok=True)
+        for service in self.services:
+            service.start()
+
+    def settle(self) -> None:
+        """Wait until all are ready; from here on the broker may be killed, and the store's diary is kept."""
+        self.await_ready()
+        self.store.keep_diary()
+        if self.broker.node is not None:
+            self.broker.node.flush_metadata()
 
     @property
     def services(self) -> list[ServiceProcess]:

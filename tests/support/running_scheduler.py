@@ -93,6 +93,11 @@ class RunningScheduler:
         """As `/readyz` says."""
         return not self.faults
 
+    @property
+    def confirmed(self) -> int:
+        """How many tasks are out in bundles that the broker has confirmed."""
+        return sum(flight.confirmed for flight in self.scheduler._flights.by_lease.values())
+
     async def stop(self) -> int | None:
         """Drain and stop, once; the exit code."""
         task, self._task = self._task, None

@@ -67,6 +67,7 @@ class StandInWorker:
         queues: what it serves.
         slots: how many tasks it says it can run.
         functions: what it says it knows.
+        deaf: it beats, and takes nothing from its queues.
 
     Attributes:
         seen: every assignment that came in a bundle, in order.
@@ -85,6 +86,7 @@ class StandInWorker:
         queues: Sequence[str] = ("default",),
         slots: int = 4,
         functions: Sequence[str] = ("add",),
+        deaf: bool = False,
     ) -> None:
         self.name = f"stand-in-{new_nonce()}"
         self.decide = decide
@@ -96,7 +98,7 @@ class StandInWorker:
         self.most = 0
         self._open: list[tuple[Delivery, set[str]]] = []
         self._topology = Topology(namespace)
-        self._probe, self._number = "", 0
+        self._probe, self._number, self._frozen = "", 0, False
         telemetry = Telemetry()
         self.connection = Connection(url, name=self.name, heartbeat=10, connect_timeout=10.0, telemetry=telemetry)
         self.publisher = Publisher(self.connection, timeout=10.0, telemetry=telemetry)
@@ -106,7 +108,7 @@ class StandInWorker:
             Consumer(self.connection, self._topology.control_queue(self.name), self._told, prefetch=0, no_ack=True),
             *(
                 Consumer(self.connection, self._topology.work_queue(queue), self._arrived, prefetch=1000)
-                for queue in self.queues
+                for queue in (() if deaf else self.queues)
             ),
         ]
 
@@ -130,12 +132,18 @@ class StandInWorker:
             task.cancel()
         await self.connection.stop()
 
-    async def freeze(self) -> None:
-        """Beat no more, and keep the connection."""
+    async def freeze(self, *, deaf: bool = False) -> None:
+        """Beat no more, and keep the connection; `deaf` answers no probe either."""
         await self._beating.stop()
+        self._frozen = deaf
 
     async def leave(self) -> None:
-        """Say goodbye, then go."""
+        """Take no more, return what is held, say goodbye and go."""
+        for consumer in self._consumers:
+            await consumer.drain()
+        if self._answering:
+            await asyncio.wait(self._answering)
+        await self.finish(lambda held: give_back(held, ReturnReason.DRAIN))
         await self._beating.stop()
         await self.beat(leaving=True)
         await self.vanish()
@@ -184,7 +192,8 @@ class StandInWorker:
 
     def _told(self, delivery: Delivery) -> None:
         self._probe = decode(Control, delivery.body).token
-        self._soon(self.beat())
+        if not self._frozen:
+            self._soon(self.beat())
 
     def _arrived(self, delivery: Delivery) -> None:
         assignments = decode(Bundle, delivery.body).tasks

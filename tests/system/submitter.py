@@ -10,16 +10,19 @@ import itertools
 import os
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from common import Client
+from common import Client, Handle
 from common.ids import new_task_id
 from tests.system.workloads import squares
 
 CHUNK = 10
+UNFINISHED = 10  # calls; a client that is told nothing comes to a halt
 
 
 class Confirmed(msgspec.Struct):
@@ -31,6 +34,7 @@ class Confirmed(msgspec.Struct):
 
 def main(url: str, namespace: str, journal: str, first: int) -> None:
     """Submit until somebody ends this process."""
+    unfinished: deque[list[Handle[Any]]] = deque()
     file = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     with Client(url, namespace=namespace, heartbeat=5) as client:
         for start in itertools.count(first, CHUNK):
@@ -39,6 +43,10 @@ def main(url: str, namespace: str, journal: str, first: int) -> None:
             calls = [squares(key)[0].options(task_id=task_id) for key, task_id in zip(keys, ids, strict=True)]
             handles = client.submit_many(calls)
             os.write(file, msgspec.json.encode(Confirmed([handle.id for handle in handles], keys)) + b"\n")
+            unfinished.append(handles)
+            if len(unfinished) >= UNFINISHED:
+                for handle in unfinished.popleft():
+                    handle.result()
 
 
 @contextlib.contextmanager

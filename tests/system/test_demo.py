@@ -125,7 +125,8 @@ def test_runs_on_what_it_finds_and_leaves_nothing(start: Start) -> None:
     assert run.end() == 0, run.output
     assert len(re.findall(r"^  right ", run.output, re.MULTILINE)) == 3
     assert "WRONG" not in run.output
-    assert re.search(r"ran twice +[1-9]\d* of \d+ tasks, which worker 2 was running", run.output), run.output
+    assert re.search(r"SIGKILL +to worker 2", run.output)
+    assert re.search(r"ran twice +\d+ of \d+ tasks, which worker 2 had begun", run.output), run.output
     assert re.search(r"warren_tasks_completed_total\{.*\} [1-9]", run.output)
     assert "\x1b" not in run.output, "no colours and cursor movements in a file"
     _assert_gone(run)

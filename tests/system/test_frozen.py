@@ -1,6 +1,5 @@
 """Processes that stop for a while without dying, and task functions that take longer than anybody expects."""
 
-import os
 import signal
 import time
 from pathlib import Path
@@ -21,132 +20,119 @@ FLOW = {"chunk": 10, "window": 60}
 PATIENCE = 60.0
 
 
-def await_connections(cluster: Cluster, count: int) -> None:
+def await_connections(node: RabbitNode, count: int) -> None:
     """Return when the broker has this many connections: it gives a frozen one up after about two heartbeats."""
-    node = cluster.broker.node
-    assert node is not None
     wait_until(lambda: node.connection_count() <= count, 25, f"{count} connections are left", node.connection_count)
 
 
 def await_progress(load: Load, more: int = 40) -> None:
+    """Return when this many more results have come."""
     before = load.finished
     wait_until(lambda: load.finished >= before + more, 30, "results come")
 
 
-def test_scheduler_frozen(private_broker: RabbitNode, start_on_node: StartCluster, note: Note) -> None:
-    """Longer than its heartbeat: the broker closes its connections; after that it goes on as if restarted."""
-    cluster = start_on_node()
-    load = cluster.load(squares, 300, **FLOW)
-    await_progress(load)
-    cluster.scheduler.pause()
-    await_connections(cluster, private_broker.connection_count() - 2)
-    cluster.scheduler.resume()
-    load.join(PATIENCE)
-
-    assert not cluster.scheduler.exits
-    verdict = cluster.assert_nothing_lost()
-    assert not verdict.twice
-    note(verdict)
+def confirms(file: Path) -> list[bytes]:
+    """What a submitter process has written so far."""
+    return file.read_bytes().split(b"\n")[:-1] if file.exists() else []
 
 
-def test_worker_frozen(private_broker: RabbitNode, start_on_node: StartCluster, note: Note) -> None:
-    """Its tasks run elsewhere meanwhile; what it answers after its return is stale, and changes nothing."""
-    cluster = start_on_node(workers=2)
-    load = cluster.load(naps(0.2), 200, **FLOW)
-    await_progress(load)
-    cluster.workers[0].pause()
-    await_connections(cluster, private_broker.connection_count() - 2)
-    wait_until(lambda: load.finished == 200, 30, "the other worker does it all", lambda: load.finished)
-    cluster.workers[0].resume()
-    load.join(PATIENCE)
-
-    verdict = cluster.assert_nothing_lost()
-    assert verdict.twice, "the frozen worker had begun some"
-    assert cluster.scheduler.metric("warren_replies_stale_total"), "it has answered for what others have done"
-    note(verdict)
-
-
-def test_only_worker_frozen(private_broker: RabbitNode, start_on_node: StartCluster, note: Note) -> None:
-    """Nobody else is there: it gets its own tasks back, and does not run those again that it still runs."""
-    cluster = start_on_node()
-    load = cluster.load(squares, 300, **FLOW)
-    await_progress(load)
-    cluster.workers[0].pause()
-    await_connections(cluster, private_broker.connection_count() - 2)
-    cluster.workers[0].resume()
-    load.join(PATIENCE)
-    note(cluster.assert_nothing_lost())
-
-
-def test_client_frozen(private_broker: RabbitNode, start_on_node: StartCluster, note: Note, tmp_path: Path) -> None:
-    """Its connection is given up with its reply queue; back again it goes on, and its results are there."""
-    cluster = start_on_node()
+def test_longer_than_the_heartbeat(
+    private_broker: RabbitNode, start_on_node: StartCluster, note: Note, tmp_path: Path
+) -> None:
+    """Four systems at the same time; in each another process is frozen until the broker has given it up."""
+    scheduler, one_of_two, only_worker, client = start_on_node.together({}, {"workers": 2}, {}, {})
+    loads = [
+        scheduler.load(squares, 300, **FLOW),
+        one_of_two.load(naps(0.2), 200, **FLOW),
+        only_worker.load(squares, 300, **FLOW),
+    ]
     confirmed = tmp_path / "confirmed"
+    with submitter_process(client.broker.url, client.namespace, confirmed) as submitter:
+        for load in loads:
+            await_progress(load)
+        wait_until(lambda: len(confirms(confirmed)) >= 10, 20, "confirms come")
+        connections = private_broker.connection_count()
+        frozen = [scheduler.scheduler, one_of_two.workers[0], only_worker.workers[0]]
+        for service in frozen:
+            service.pause()
+        submitter.send_signal(signal.SIGSTOP)
+        await_stopped(submitter.pid)
 
-    def lines() -> list[bytes]:
-        return confirmed.read_bytes().split(b"\n")[:-1] if confirmed.exists() else []
+        await_connections(private_broker, connections - 7)
+        wait_until(lambda: loads[1].finished == 200, 30, "the other worker does it all", lambda: loads[1].finished)
+        before = len(confirms(confirmed))
 
-    with submitter_process(cluster.broker.url, cluster.namespace, confirmed) as process:
-        wait_until(lambda: len(lines()) >= 10, 20, "confirms come")
-        process.send_signal(signal.SIGSTOP)
-        await_stopped(process.pid)
-        await_connections(cluster, 4)
-        before = len(lines())
-        process.send_signal(signal.SIGCONT)
-        wait_until(lambda: len(lines()) >= before + 10, 20, "more confirms come")
-    for line in lines():
+        for service in frozen:
+            service.resume()
+        submitter.send_signal(signal.SIGCONT)
+        for load in loads:
+            load.join(PATIENCE)
+        wait_until(lambda: len(confirms(confirmed)) >= before + 10, 20, "more confirms come")
+    take_over(client, confirmed)
+
+    verdict = scheduler.assert_nothing_lost()
+    assert not scheduler.scheduler.exits, "it goes on, and is not started again"
+    assert not verdict.twice
+    note(verdict, "scheduler")
+
+    verdict = one_of_two.assert_nothing_lost()
+    assert verdict.twice, "the frozen worker had begun some"
+    assert one_of_two.scheduler.metric("warren_replies_stale_total"), "it has answered for what the other has done"
+    note(verdict, "one worker of two")
+
+    note(only_worker.assert_nothing_lost(), "only worker")
+    note(client.assert_nothing_lost(), "client")
+
+
+def take_over(cluster: Cluster, confirmed: Path) -> None:
+    """Have a new client ask for what another one has submitted."""
+    for line in confirms(confirmed):
         chunk = msgspec.json.decode(line, type=Confirmed)
         for task_id, key in zip(chunk.ids, chunk.keys, strict=True):
             cluster.journal.confirmed[task_id] = squares(key)[1]
     client = cluster.client()
     handles = [client.handle(task_id) for task_id in cluster.journal.confirmed]
     cluster.journal.told.update(outcomes(handles, time.monotonic() + PATIENCE))
-    note(cluster.assert_nothing_lost())
 
 
-def test_handler_blocks_its_loop(start_on_node: StartCluster, note: Note) -> None:
-    """For more than two heartbeats: connections, beats and plain functions go on, and nothing is run again."""
-    cluster = start_on_node(scheduler={"WARREN_DEAD_AFTER": "5", "WARREN_RESCUE_INTERVAL": "1"})
-    blocked = cluster.load(lambda key: (Call("block", (key, 12.0)), Expected(key, key * key)), 1)
-    wait_until(lambda: cluster.effects.runs(), 10, "it has begun")
-    others = cluster.load(lambda key: (Call("square_in_thread", (key,)), Expected(key, key * key)), 100, **FLOW)
+def test_long_handlers(private_broker: RabbitNode, start_on_node: StartCluster, note: Note) -> None:
+    """One blocks its loop, one outlasts the consumer timeout, of one the holder dies: three systems at a time.
+
+    Half-way to the consumer timeout a worker says `held` and acks, so the broker takes nothing back.
+    """
+    private_broker.set_consumer_timeout(5000)
+    patient = {"WARREN_HOLD_AFTER": "2.5"}
+    judge = {"WARREN_RESCUE_INTERVAL": "1", "WARREN_DEAD_AFTER": "5"}
+    blocking, long, dying = start_on_node.together(
+        {"worker": patient, "scheduler": judge},
+        {"worker": patient, "scheduler": judge},
+        {"worker": {"WARREN_HOLD_AFTER": "1"}, "scheduler": judge, "workers": 2},
+    )
+    blocked = blocking.load(lambda key: (Call("block", (key, 12.0)), Expected(key, key * key)), 1)
+    lasting = long.load(naps(12.0), 3)
+    doomed = dying.load(naps(6.0), 2, chunk=1)
+
+    wait_until(blocking.effects.runs, 10, "the loop is blocked")
+    others = blocking.load(lambda key: (Call("square_in_thread", (key,)), Expected(key, key * key)), 100, **FLOW)
     others.join(8)
-    assert not blocked.finished, "plain functions have run beside it"
-    blocked.join(PATIENCE)
+    assert not blocked.finished, "plain functions run beside it"
 
-    assert "lost the broker connection" not in cluster.workers[0].said()
-    verdict = cluster.assert_nothing_lost()
-    assert not verdict.twice
-    note(verdict)
-
-
-def test_handler_longer_than_the_consumer_timeout(
-    private_broker: RabbitNode, start_on_node: StartCluster, note: Note
-) -> None:
-    """Half-way the worker says `held` and acks, so the broker takes nothing back: one run, however long."""
-    private_broker.set_consumer_timeout(4000)
-    cluster = start_on_node(worker={"WARREN_HOLD_AFTER": "2"}, scheduler={"WARREN_RESCUE_INTERVAL": "1"})
-    load = cluster.load(naps(10.0), 3)
-    load.join(PATIENCE)
-
-    assert cluster.scheduler.metric("warren_tasks_held_total") == 3
-    assert "the consumer ended" not in cluster.workers[0].said(), "the broker has taken the consumer back"
-    verdict = cluster.assert_nothing_lost()
-    assert not verdict.twice
-    note(verdict)
-
-
-def test_holder_of_a_long_task_dies(start_on_node: StartCluster, note: Note) -> None:
-    """Its delivery is acked: only the beats said who had it, and their end starts it again elsewhere."""
-    cluster = start_on_node(workers=2, worker={"WARREN_HOLD_AFTER": "1"}, scheduler={"WARREN_RESCUE_INTERVAL": "1"})
-    load = cluster.load(naps(6.0), 2, chunk=1)
-    wait_until(lambda: cluster.scheduler.metric("warren_tasks_held_total") == 2, 15, "both are held")
-    holders = {effect.pid for effect in cluster.effects.all()}
-    for worker in cluster.workers:
+    wait_until(lambda: dying.scheduler.metric("warren_tasks_held_total") == 2, 15, "both are held")
+    holders = {effect.pid for effect in dying.effects.all()}
+    for worker in dying.workers:
         if worker.pid in holders:
-            os.kill(worker.pid, signal.SIGKILL)
-    load.join(PATIENCE)
+            worker.kill()
+    for load in (blocked, lasting, doomed):
+        load.join(PATIENCE)
 
-    verdict = cluster.assert_nothing_lost()
-    assert verdict.twice == 2
-    note(verdict)
+    for name, cluster, tasks in (("blocks its loop", blocking, 1), ("outlasts the consumer timeout", long, 3)):
+        assert cluster.scheduler.metric("warren_tasks_held_total") == tasks
+        log = cluster.workers[0].said()
+        assert "lost the broker connection" not in log
+        assert "the consumer ended" not in log, "the broker has taken the consumer back"
+        verdict = cluster.assert_nothing_lost()
+        assert not verdict.twice
+        note(verdict, name)
+    verdict = dying.assert_nothing_lost()
+    assert verdict.twice == 2, "only the beats said who had them, and their end starts them again"
+    note(verdict, "holder dies")
