@@ -1,4 +1,4 @@
-"""A whole Warren of real processes: one scheduler, workers, and the three logs that decide whether something was lost."""
+"""A whole Warren of real processes: a scheduler, workers, and the three logs that decide whether something was lost."""
 
 import os
 import secrets

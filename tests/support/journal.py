@@ -14,6 +14,7 @@ from common import Client, Handle, TaskFailed
 from common.errors import SubmissionError
 from common.ids import new_task_id
 from common.tasks import Call
+from tests.support.conditions import wait_until
 
 
 class Expected(msgspec.Struct, frozen=True):
@@ -100,6 +101,11 @@ class Load:
     def confirmed(self) -> int:
         """How many tasks are confirmed."""
         return len(self.handles)
+
+    def await_more(self, more: int = 40, timeout: float = 40.0) -> None:
+        """Return when this many more outcomes have come."""
+        wanted = self.finished + more
+        wait_until(lambda: self.finished >= wanted, timeout, f"{more} more outcomes", lambda: f"{self.finished} so far")
 
     def join(self, timeout: float = 60.0) -> None:
         """Wait for every confirm and every outcome, and write down what was told.

@@ -85,9 +85,7 @@ def start_cluster(
 
 
 @pytest.fixture
-def start_on_node(
-    request: pytest.FixtureRequest, private_broker: RabbitNode, tmp_path: Path
-) -> Iterator[StartCluster]:
+def start_on_node(request: pytest.FixtureRequest, private_broker: RabbitNode, tmp_path: Path) -> Iterator[StartCluster]:
     """Start clusters on `private_broker`."""
     start = StartCluster(Broker(private_broker.url(), "a private node", private_broker), tmp_path)
     yield start

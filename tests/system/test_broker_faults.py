@@ -6,7 +6,6 @@ import pytest
 
 from deploy.local import RabbitNode
 from tests.support.conditions import wait_until
-from tests.support.journal import Load
 from tests.system.conftest import Note, StartCluster
 from tests.system.workloads import naps, squares
 
@@ -15,16 +14,10 @@ PATIENCE = 60.0
 FLOW = {"chunk": 10, "window": 60}
 
 
-def await_progress(load: Load, more: int = 40) -> None:
-    """Return when this many more results have come."""
-    before = load.finished
-    wait_until(lambda: load.finished >= before + more, 40, "results come", lambda: f"{load.finished - before} came")
-
-
 def test_broker_restarted(private_broker: RabbitNode, start_on_node: StartCluster, note: Note) -> None:
     cluster = start_on_node()
     load = cluster.load(squares, 400, **FLOW)
-    await_progress(load)
+    load.await_more()
     private_broker.restart()
     load.join(PATIENCE)
     note(cluster.assert_nothing_lost())
@@ -33,7 +26,7 @@ def test_broker_restarted(private_broker: RabbitNode, start_on_node: StartCluste
 def test_broker_killed(private_broker: RabbitNode, start_on_node: StartCluster, note: Note) -> None:
     cluster = start_on_node()
     load = cluster.load(squares, 400, **FLOW)
-    await_progress(load)
+    load.await_more()
     private_broker.flush_metadata()
     private_broker.kill()
     private_broker.start()
@@ -45,7 +38,7 @@ def test_connections_closed(private_broker: RabbitNode, start_on_node: StartClus
     cluster = start_on_node(workers=2)
     load = cluster.load(squares, 600, **FLOW)
     for _ in range(3):
-        await_progress(load, 60)
+        load.await_more(60)
         private_broker.close_all_connections()
     load.join(PATIENCE)
     note(cluster.assert_nothing_lost())
@@ -55,7 +48,7 @@ def test_memory_alarm(private_broker: RabbitNode, start_on_node: StartCluster, n
     """Publishing stalls for longer than a worker's silence may last, acks go on, nobody is declared dead for it."""
     cluster = start_on_node(scheduler={"WARREN_DEAD_AFTER": "4", "WARREN_RESCUE_INTERVAL": "1"})
     load = cluster.load(squares, 400, **FLOW)
-    await_progress(load)
+    load.await_more()
     private_broker.set_memory_alarm(True)
     stalled_at = time.monotonic()
     wait_until(lambda: time.monotonic() - stalled_at > 8, 20, "the alarm lasts")
@@ -71,7 +64,7 @@ def test_broker_frozen(private_broker: RabbitNode, start_on_node: StartCluster, 
     """For longer than two heartbeats of 5 s: every connection is given up by one side or the other."""
     cluster = start_on_node()
     load = cluster.load(squares, 300, **FLOW)
-    await_progress(load)
+    load.await_more()
     private_broker.pause()
     cluster.scheduler.await_unready(25)
     cluster.workers[0].await_unready(25)
@@ -89,7 +82,7 @@ def test_work_queue_emptied(
     name = f"{cluster.namespace}.work.default"
     load = cluster.load(naps(0.02), 300, **FLOW)
     for _ in range(2):
-        await_progress(load)
+        load.await_more()
         cluster.workers[0].pause()
         wait_until(lambda: (depth := private_broker.queue_depths().get(name)) and depth.ready, 5, "bundles wait")
         private_broker.eval(_ON_QUEUE.format(operation=_OPERATIONS[operation], name=name))
@@ -115,7 +108,7 @@ def test_broker_data_wiped(private_broker: RabbitNode, start_on_node: StartClust
     note(cluster.assert_nothing_lost())
 
 
-_ON_QUEUE = "{{ok, Queue}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"/\">>, queue, <<\"{name}\">>)), {operation}."
+_ON_QUEUE = '{{ok, Queue}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{name}">>)), {operation}.'
 _OPERATIONS = {
     "delete": "rabbit_amqqueue:delete(Queue, false, false, <<>>)",
     "purge": "rabbit_amqqueue:purge(Queue)",

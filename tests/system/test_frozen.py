@@ -11,7 +11,7 @@ from deploy.local import RabbitNode
 from deploy.local.processes import await_stopped
 from tests.support.cluster import Cluster
 from tests.support.conditions import wait_until
-from tests.support.journal import Expected, Load, outcomes
+from tests.support.journal import Expected, outcomes
 from tests.system.conftest import Note, StartCluster
 from tests.system.submitter import Confirmed, submitter_process
 from tests.system.workloads import naps, squares
@@ -23,12 +23,6 @@ PATIENCE = 60.0
 def await_connections(node: RabbitNode, count: int) -> None:
     """Return when the broker has this many connections: it gives a frozen one up after about two heartbeats."""
     wait_until(lambda: node.connection_count() <= count, 25, f"{count} connections are left", node.connection_count)
-
-
-def await_progress(load: Load, more: int = 40) -> None:
-    """Return when this many more results have come."""
-    before = load.finished
-    wait_until(lambda: load.finished >= before + more, 30, "results come")
 
 
 def confirms(file: Path) -> list[bytes]:
@@ -49,7 +43,7 @@ def test_longer_than_the_heartbeat(
     confirmed = tmp_path / "confirmed"
     with submitter_process(client.broker.url, client.namespace, confirmed) as submitter:
         for load in loads:
-            await_progress(load)
+            load.await_more()
         wait_until(lambda: len(confirms(confirmed)) >= 10, 20, "confirms come")
         connections = private_broker.connection_count()
         frozen = [scheduler.scheduler, one_of_two.workers[0], only_worker.workers[0]]

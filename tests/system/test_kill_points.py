@@ -99,8 +99,7 @@ def test_worker_killed_mid_task(start_cluster: StartCluster, note: Note) -> None
     cluster = start_cluster(workers=2)
     load = cluster.load(naps(0.3), 120, **FLOW)
     for worker in cluster.workers:
-        before = load.finished
-        wait_until(lambda before=before: load.finished > before + 10, 20, "tasks run")
+        load.await_more(10)
         worker.kill()
     load.join()
 
@@ -115,8 +114,7 @@ def test_every_service_killed_again_and_again(start_cluster: StartCluster, note:
     load = cluster.load(squares, 1000, **FLOW)
     victims: list[ServiceProcess] = [cluster.workers[0], cluster.scheduler, cluster.workers[1], cluster.scheduler]
     for victim in victims:
-        before = load.finished
-        wait_until(lambda before=before: load.finished > before + 50, 30, "tasks run", lambda: load.finished)
+        load.await_more(50)
         victim.kill()
     load.join()
     note(cluster.assert_nothing_lost())
