@@ -15,7 +15,7 @@ from common import failpoints
 from common.broker import consumer
 from common.errors import SettingsError
 from common.states import State
-from common.wire import TYPES, Assignment, Bundle, ErrorKind, Isolation, Outcome, ReturnReason
+from common.wire import TYPES, AskKind, Assignment, Bundle, ErrorKind, Isolation, Outcome, ReturnReason
 from deploy.local import Broker
 from scheduler_service import gate
 from scheduler_service.storage import engine
@@ -119,8 +119,9 @@ async def test_a_scheduler_that_loses_its_connections_comes_back(
         ids += await producer.submit({})
         await eventually(lambda: len(worker.holding) == 1)
         await worker.finish()
-        assert {result.state for result in await producer.results(ids)} == {"succeeded"}
         await eventually(lambda: scheduler.ready)
+        await producer.ask(AskKind.WAIT, ids)  # what was told meanwhile had no connection to go by
+        assert {result.state for result in await producer.results(ids)} == {"succeeded"}
 
 
 # --- the store ---------------------------------------------------------------------------------------------------
@@ -212,6 +213,7 @@ async def test_what_was_purged_from_a_work_queue_is_dispatched_anew(
         async with StandInWorker(broker.url, namespace) as worker:
             assert {result.state for result in await producer.results(ids)} == {"succeeded"}
             assert {(each.attempt, each.isolation) for each in worker.seen} == {(2, Isolation.NONE)}
+        await eventually(lambda: "default" in deaf.renewed)
     assert scheduler.lost == {"lost": 3, "suspects": 0}
 
 

@@ -36,6 +36,8 @@ class Cluster:
         scheduler: more of the scheduler's environment.
         worker: more of the workers' environment, or one for each worker.
         launcher: the arguments that start a service, `-m` by default; `tests.system.mutants` is another one.
+        client_url: the clients' way to the broker, when it is another one.
+        database: the scheduler's, by default in `folder`.
         restart: start services again when they die.
     """
 
@@ -51,10 +53,12 @@ class Cluster:
         scheduler: Mapping[str, str] | None = None,
         worker: Mapping[str, str] | Sequence[Mapping[str, str]] | None = None,
         launcher: Sequence[str] = ("-m",),
+        client_url: str = "",
         database: Path | None = None,
         restart: bool = True,
     ) -> None:
         self.broker = broker
+        self._client_url = client_url or broker.url
         self.namespace = namespace or f"w{secrets.token_hex(4)}"
         self.folder = folder
         self.store = StoreFile(database or folder / "warren.db")
@@ -130,7 +134,7 @@ class Cluster:
     def client(self, **settings: Any) -> Client:
         """Return a client, closed at the end."""
         settings.setdefault("heartbeat", 5)
-        client = Client(self.broker.url, namespace=self.namespace, **settings)
+        client = Client(self._client_url, namespace=self.namespace, **settings)
         self.clients.append(client)
         return client
 
@@ -180,11 +184,12 @@ class Cluster:
         return verdict
 
     def stop(self) -> None:
-        """Stop what runs, workers first."""
+        """Stop what runs, at once where the broker can tell what is unacked; else in good order, workers first."""
+        how = signal.SIGTERM if self.broker.node is None else signal.SIGKILL
         for client in self.clients:
             client.close()
         for service in reversed(self.services):
-            service.stop(signal.SIGKILL)
+            service.stop(how)
 
     def show_logs(self) -> None:
         """Print the end of each log, for the report of a failed test."""

@@ -110,6 +110,7 @@ MESSAGES: Final[dict[str, Struct]] = {
         functions=["add", "mail.send"],
     ),
     "beat-last": Beat(WORKER, 18, ["default", "email"], 50, [], [], leaving=True),
-    "control": Control(ControlVerb.PROBE, "kZ0a1b2c3d4e5f6g"),
+    "control-probe": Control(ControlVerb.PROBE, "kZ0a1b2c3d4e5f6g"),
+    "control-renew": Control(ControlVerb.RENEW, queue="email"),
 }
 """By the name of the golden file, without its suffix."""

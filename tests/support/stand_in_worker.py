@@ -20,6 +20,7 @@ from common.wire import (
     Beat,
     Bundle,
     Control,
+    ControlVerb,
     ErrorInfo,
     ErrorKind,
     Outcome,
@@ -73,6 +74,7 @@ class StandInWorker:
         seen: every assignment that came in a bundle, in order.
         bundles: how many assignments each bundle held.
         redelivered: leases that came redelivered, and were returned.
+        renewed: the queues that it was told to subscribe to anew.
         holding: what it holds, by lease; all of it counts as running.
         most: the most that it ever held.
     """
@@ -94,6 +96,7 @@ class StandInWorker:
         self.seen: list[Assignment] = []
         self.bundles: list[int] = []
         self.redelivered: list[str] = []
+        self.renewed: list[str] = []
         self.holding: dict[str, Assignment] = {}
         self.most = 0
         self._open: list[tuple[Delivery, set[str]]] = []
@@ -191,9 +194,12 @@ class StandInWorker:
             await asyncio.sleep(BEAT_SECONDS)
 
     def _told(self, delivery: Delivery) -> None:
-        self._probe = decode(Control, delivery.body).token
-        if not self._frozen:
+        message = decode(Control, delivery.body)
+        if message.verb is ControlVerb.PROBE and not self._frozen:
+            self._probe = message.token
             self._soon(self.beat())
+        elif message.verb is ControlVerb.RENEW:
+            self.renewed.append(message.queue)
 
     def _arrived(self, delivery: Delivery) -> None:
         assignments = decode(Bundle, delivery.body).tasks

@@ -9,6 +9,7 @@ import pytest
 
 from deploy.local import Broker, RabbitNode
 from tests.support.cluster import Cluster
+from tests.support.sweeping import sweep
 from tests.support.verdict import Verdict
 
 Note = Callable[..., None]
@@ -65,6 +66,18 @@ class StartCluster:
                 cluster.show_logs()
             cluster.stop()
 
+    def sweep(self, *, failed: bool) -> None:
+        """Delete what they have declared.
+
+        Raises:
+            AssertionError: there are messages left, although the test has passed. (With a private node `judge` has looked
+                while the services still ran; other brokers do not tell what is unacked until the services have ended.)
+        """
+        left = {}
+        for cluster in self.clusters:
+            left |= sweep(self._broker.url, cluster.namespace)
+        assert failed or self._broker.node is not None or not left, f"messages are left: {left}"
+
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
@@ -81,7 +94,9 @@ def start_cluster(
     """Start clusters on the shared broker, which the test must not harm."""
     start = StartCluster(broker, tmp_path, namespace)
     yield start
-    start.end(failed=not request.node.stash.get(_passed, False))
+    failed = not request.node.stash.get(_passed, False)
+    start.end(failed=failed)
+    start.sweep(failed=failed)
 
 
 @pytest.fixture

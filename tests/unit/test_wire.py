@@ -19,8 +19,10 @@ from common.wire import (
     DEEPEST,
     TYPES,
     Ask,
+    AskKind,
     Beat,
     Bundle,
+    ControlVerb,
     ErrorKind,
     Isolation,
     OutcomeKind,
@@ -90,6 +92,8 @@ def test_the_words_of_the_enumerations_are_pinned() -> None:
     assert [*ErrorKind] == ["exception", "bad_arguments", "bad_result", "crashed", "unknown_function", "refused"]
     assert [*OutcomeKind] == ["succeeded", "failed", "returned", "held"]
     assert [*ReturnReason] == ["redelivered", "drain", "busy", "unknown_function", "undecodable"]
+    assert [*ControlVerb] == ["probe", "renew"]
+    assert [*AskKind] == ["wait", "status"]
     assert [*Isolation] == ["none", "child", "alone"]
 
 
