@@ -171,6 +171,7 @@ class Connection:
                     timeout=self._connect_timeout,
                     heartbeat=self._heartbeat,
                     client_properties={"connection_name": self.name},
+                    connection_class=_Unfinalised,
                 )
             self._raw = raw
             raw.close_callbacks.add(self._on_close)

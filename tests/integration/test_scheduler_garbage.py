@@ -58,7 +58,7 @@ NOT_A_MESSAGE: dict[str, bytes] = {
 async def worker(broker: Broker, namespace: str, scheduler: RunningScheduler) -> AsyncIterator[StandInWorker]:
     """At work, beside whatever else comes."""
     async with StandInWorker(broker.url, namespace) as working:
-        await eventually(lambda: working.name in scheduler.scheduler._directory.workers)
+        await scheduler.hears(working)
         yield working
 
 
@@ -207,7 +207,7 @@ async def test_properties_that_cannot_be_read_do_not_cost_the_connection(
     with pika.BlockingConnection(pika.URLParameters(broker.url)) as connection:
         channel = connection.channel()
         for queue in queues:
-            properties = pika.BasicProperties(user_id="guest", **UNREADABLE[name])
+            properties = pika.BasicProperties(user_id=producer.connection.user, **UNREADABLE[name])
             channel.basic_publish(f"{producer.topology.namespace}.{queue}", queue, b"{}", properties)
     await works(producer)
     await eventually(lambda: scheduler.parked.total() == len(queues))

@@ -197,11 +197,16 @@ PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"
 async def test_the_producers_in_the_protocol_page_run(
     broker: Broker, namespace: str, scheduler: RunningScheduler, worker: StandInWorker, number: int
 ) -> None:
+    user = scheduler.scheduler._connections[0].user
     program = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[number]
-    program = program.replace("amqp://guest:guest@localhost:5672/", broker.url).replace(
-        '"warren.submit"', f'"{namespace}.submit"'
-    )
-    program = program.replace('f"warren.client.', f'f"{namespace}.client.')
+    here = {
+        "amqp://guest:guest@localhost:5672/": broker.url,
+        '"warren.submit", ': f'"{namespace}.submit", ',
+        "warren.client.guest.": f"{namespace}.client.{user}.",
+        'user_id="guest"': f'user_id="{user}"',
+    }
+    for shown, ours in here.items():
+        program = program.replace(shown, ours)
     async with worker:
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
         said, _ = await asyncio.wait_for(process.communicate(), 30.0)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,14 +12,13 @@ import pytest
 from common import failpoints
 from common.broker import consumer
 from common.errors import SettingsError
-from common.states import State
-from common.wire import TYPES, AskKind, Assignment, Bundle, ErrorKind, Isolation, Outcome, ReturnReason
+from common.wire import TYPES, AskKind, Bundle, Isolation
 from deploy.local import Broker
 from scheduler_service import gate
 from scheduler_service.storage import engine
 from tests.support.producer import Producer
 from tests.support.running_scheduler import RunningScheduler
-from tests.support.stand_in_worker import StandInWorker, fail, give_back, hold, succeed
+from tests.support.stand_in_worker import StandInWorker, fail, hold, succeed
 from tests.support.waiting import eventually
 
 
@@ -29,12 +26,6 @@ from tests.support.waiting import eventually
 def _disarmed() -> Iterator[None]:
     yield
     failpoints.disarm()
-
-
-async def known(scheduler: RunningScheduler, *workers: StandInWorker) -> None:
-    """The scheduler has heard these workers."""
-    names = {worker.name for worker in workers}
-    await eventually(lambda: names <= set(scheduler.scheduler._directory.workers))
 
 
 # --- one scheduler, and its next life ----------------------------------------------------------------------------
@@ -63,7 +54,7 @@ async def test_a_restart_publishes_again_what_was_not_confirmed(
 ) -> None:
     async with Producer(broker.url, namespace) as producer, StandInWorker(broker.url, namespace, hold) as worker:
         async with RunningScheduler(broker.url, namespace, tmp_path) as first:
-            await known(first, worker)
+            await first.hears(worker)
             failpoints.arm(f"{failpoint}:hang")
             (id_,) = await producer.submit()
             await eventually(lambda: first.scheduler._flights.by_lease)
@@ -92,7 +83,7 @@ async def test_a_restart_finds_the_backlog_and_what_is_out(
         StandInWorker(broker.url, namespace, hold, slots=2) as worker,
     ):
         async with RunningScheduler(broker.url, namespace, tmp_path) as first:
-            await known(first, worker)
+            await first.hears(worker)
             ids = await producer.submit(*({"args": [number]} for number in range(6)))
             await eventually(lambda: len(worker.holding) == 2)
         worker.decide = succeed
@@ -108,7 +99,7 @@ async def test_a_scheduler_that_loses_its_connections_comes_back(
     broker: Broker, namespace: str, scheduler: RunningScheduler, producer: Producer
 ) -> None:
     async with StandInWorker(broker.url, namespace, hold) as worker:
-        await known(scheduler, worker)
+        await scheduler.hears(worker)
         ids = await producer.submit({}, {})
         await eventually(lambda: len(worker.holding) == 2)
         for connection in scheduler.scheduler._connections:
@@ -141,7 +132,7 @@ async def test_a_locked_database_stops_the_acks_and_nothing_else(
         Producer(broker.url, namespace) as producer,
         StandInWorker(broker.url, namespace, hold) as worker,
     ):
-        await known(scheduler, worker)
+        await scheduler.hears(worker)
         (running,) = await producer.submit()
         await eventually(lambda: worker.holding)
         other = sqlite3.connect(tmp_path / "warren.db", isolation_level=None)
@@ -174,7 +165,7 @@ async def test_a_full_disk_makes_it_wait_and_it_goes_on_by_itself(
         Producer(broker.url, namespace) as producer,
         StandInWorker(broker.url, namespace) as worker,
     ):
-        await known(scheduler, worker)
+        await scheduler.hears(worker)
         filler = small_disk / "filler"
         fill(filler)
         text = "x" * 20_000
@@ -203,7 +194,7 @@ async def test_what_was_purged_from_a_work_queue_is_dispatched_anew(
     broker: Broker, namespace: str, scheduler: RunningScheduler, producer: Producer
 ) -> None:
     async with StandInWorker(broker.url, namespace, deaf=True) as deaf:
-        await known(scheduler, deaf)
+        await scheduler.hears(deaf)
         ids = await producer.submit({}, {}, {})
         await eventually(lambda: len(scheduler.scheduler._flights.by_lease) == 3)
         await eventually(lambda: scheduler.confirmed == 3)
@@ -222,7 +213,7 @@ async def test_what_waits_in_the_work_queue_is_not_lost(
 ) -> None:
     """Out for long and in nobody's beat, but still in the queue: dispatching it anew would run it twice."""
     async with StandInWorker(broker.url, namespace, deaf=True) as deaf:
-        await known(scheduler, deaf)
+        await scheduler.hears(deaf)
         ids = await producer.submit({}, {})
         await eventually(lambda: "default" in scheduler.scheduler._flights.paused)
         async with StandInWorker(broker.url, namespace) as worker:
@@ -238,7 +229,7 @@ async def test_a_work_queue_that_was_deleted_comes_back(
     broker: Broker, namespace: str, scheduler: RunningScheduler, producer: Producer
 ) -> None:
     async with StandInWorker(broker.url, namespace) as worker:
-        await known(scheduler, worker)
+        await scheduler.hears(worker)
         (first,) = await producer.submit()
         await producer.result(first)
         channel = await producer.connection.open_channel()
@@ -252,7 +243,7 @@ async def test_a_dead_letter_means_that_its_tasks_came_back(
     broker: Broker, namespace: str, scheduler: RunningScheduler, producer: Producer
 ) -> None:
     async with StandInWorker(broker.url, namespace, deaf=True) as deaf:
-        await known(scheduler, deaf)
+        await scheduler.hears(deaf)
         ids = await producer.submit({}, {})
         await eventually(lambda: len(scheduler.scheduler._flights.by_lease) == 2)
         channel = await producer.connection.open_channel()
@@ -277,12 +268,12 @@ async def test_what_a_dead_worker_held_is_a_suspect(
     broker: Broker, namespace: str, scheduler: RunningScheduler, producer: Producer
 ) -> None:
     async with StandInWorker(broker.url, namespace, hold, slots=3) as first:
-        await known(scheduler, first)
+        await scheduler.hears(first)
         ids = await producer.submit({}, {}, {})
         await eventually(lambda: len(first.holding) == 3)
         await first.beat()
         async with StandInWorker(broker.url, namespace) as second:
-            await known(scheduler, second)
+            await scheduler.hears(second)
             await first.vanish()
             assert {result.state for result in await producer.results(ids)} == {"succeeded"}
             assert sorted(second.redelivered) == sorted(each.lease for each in first.seen)
@@ -297,7 +288,7 @@ async def test_a_frozen_worker_is_given_up_and_its_late_answer_changes_nothing(
     broker: Broker, namespace: str, scheduler: RunningScheduler, producer: Producer
 ) -> None:
     async with StandInWorker(broker.url, namespace, hold) as frozen:
-        await known(scheduler, frozen)
+        await scheduler.hears(frozen)
         (id_,) = await producer.submit()
         await eventually(lambda: frozen.holding)
         await frozen.beat()
@@ -317,7 +308,7 @@ async def test_a_worker_that_leaves_in_peace_makes_no_suspects(
     broker: Broker, namespace: str, scheduler: RunningScheduler, producer: Producer
 ) -> None:
     async with StandInWorker(broker.url, namespace, hold) as first:
-        await known(scheduler, first)
+        await scheduler.hears(first)
         (id_,) = await producer.submit()
         await eventually(lambda: first.holding)
         await first.leave()
@@ -326,110 +317,3 @@ async def test_a_worker_that_leaves_in_peace_makes_no_suspects(
             (run,) = second.seen
             assert (run.attempt, run.isolation) == (1, Isolation.NONE)
     assert scheduler.lost == {}
-
-
-# --- returned ----------------------------------------------------------------------------------------------------
-
-
-async def test_a_task_that_is_returned_goes_to_another_slot_and_costs_no_attempt(
-    broker: Broker, namespace: str, scheduler: RunningScheduler, producer: Producer
-) -> None:
-    returned: Counter[str] = Counter()
-
-    def at_third_sight(assignment: Assignment) -> Outcome:
-        returned[assignment.id] += 1
-        return give_back(assignment, ReturnReason.BUSY) if returned[assignment.id] < 3 else succeed(assignment)
-
-    async with StandInWorker(broker.url, namespace, at_third_sight) as worker:
-        ids = await producer.submit({}, {})
-        await producer.results(ids)
-        assert returned == dict.fromkeys(ids, 3)
-        assert {each.attempt for each in worker.seen} == {1}
-        assert len({each.lease for each in worker.seen}) == 6
-
-
-@pytest.mark.parametrize("reason", [ReturnReason.UNKNOWN_FUNCTION, ReturnReason.UNDECODABLE])
-async def test_what_no_worker_understands_is_tried_for_a_while_and_then_fails(
-    broker: Broker, namespace: str, tmp_path: Path, quick_rescue: None, reason: ReturnReason
-) -> None:
-    async with (
-        RunningScheduler(broker.url, namespace, tmp_path, unknown_function_grace=1.5) as scheduler,
-        Producer(broker.url, namespace) as producer,
-        StandInWorker(broker.url, namespace, lambda each: give_back(each, reason)) as worker,
-    ):
-        await known(scheduler, worker)
-        started = time.monotonic()
-        (id_,) = await producer.submit({"task": "mystery"})
-        result = await producer.result(id_)
-        assert (result.state, result.error and result.error.kind) == ("failed", ErrorKind.UNKNOWN_FUNCTION)
-        assert time.monotonic() - started >= 1.5
-        assert 2 <= len(worker.seen) <= 5
-        assert (await scheduler.task(id_)).attempt == 1
-
-
-async def test_an_unknown_function_runs_when_a_worker_that_knows_it_comes_in_time(
-    broker: Broker, namespace: str, scheduler: RunningScheduler, producer: Producer
-) -> None:
-    async with StandInWorker(broker.url, namespace, lambda each: give_back(each, ReturnReason.UNKNOWN_FUNCTION)) as old:
-        await known(scheduler, old)
-        (id_,) = await producer.submit({"task": "brand_new"})
-        await eventually(lambda: old.seen)
-        assert (await producer.status(id_))["state"] in ("scheduled", "queued", "dispatched", "running")
-        old.decide = succeed
-        assert (await producer.result(id_)).state == "succeeded"
-        assert (await scheduler.task(id_)).state is State.SUCCEEDED
-
-
-# --- the window --------------------------------------------------------------------------------------------------
-
-
-async def test_no_more_is_out_than_the_window_holds(
-    broker: Broker, namespace: str, scheduler: RunningScheduler, producer: Producer
-) -> None:
-    """Long tasks: the broker holds what runs, the store holds the rest."""
-    async with StandInWorker(broker.url, namespace, hold, slots=4) as worker:
-        await known(scheduler, worker)
-        ids = await producer.submit(*({} for _ in range(20)))
-        for finished in range(0, 20, 4):
-            await eventually(partial(lambda seen, done: len(seen) == done + 4, worker.seen, finished))
-            assert (await producer.status(ids[-1]))["state"] in ("queued", "dispatched", "running")
-            assert len(scheduler.scheduler._flights.by_lease) == 4
-            assert await producer.ready("work.default") == 0
-            outcomes = [succeed(held) for held in worker.holding.values()]
-            for outcome in outcomes:
-                outcome.run_seconds = 30.0
-            await worker.reply(*outcomes)
-        await producer.results(ids)
-        assert worker.most == 4
-
-
-async def test_short_tasks_open_the_window_up_to_its_limit(
-    broker: Broker, namespace: str, tmp_path: Path, quick_rescue: None
-) -> None:
-    async with (
-        RunningScheduler(broker.url, namespace, tmp_path, window_limit=60) as scheduler,
-        Producer(broker.url, namespace) as producer,
-        StandInWorker(broker.url, namespace, slots=4) as worker,
-    ):
-        await known(scheduler, worker)
-        ids = await producer.submit(*({} for _ in range(1000)))
-        await producer.results(ids)
-        assert 4 < worker.most <= 60
-
-
-async def test_two_workers_share_the_work(
-    broker: Broker, namespace: str, scheduler: RunningScheduler, producer: Producer
-) -> None:
-    async with (
-        StandInWorker(broker.url, namespace, hold, slots=3) as first,
-        StandInWorker(broker.url, namespace, hold, slots=3) as second,
-    ):
-        await known(scheduler, first, second)
-        ids = await producer.submit(*({} for _ in range(10)))
-        await eventually(lambda: len(first.holding) + len(second.holding) == 6)
-        assert await producer.ready("work.default") == 0
-        first.decide = second.decide = succeed
-        await first.finish()
-        await second.finish()
-        await producer.results(ids)
-        assert len(first.seen) + len(second.seen) == 10

@@ -16,6 +16,7 @@ from scheduler_service import events
 from scheduler_service.app import Scheduler
 from scheduler_service.settings import SchedulerSettings
 from scheduler_service.storage import tasks
+from tests.support.stand_in_worker import StandInWorker
 from tests.support.waiting import eventually
 
 
@@ -97,6 +98,11 @@ class RunningScheduler:
     def confirmed(self) -> int:
         """How many tasks are out in bundles that the broker has confirmed."""
         return sum(flight.confirmed for flight in self.scheduler._flights.by_lease.values())
+
+    async def hears(self, *workers: StandInWorker) -> None:
+        """Wait until these workers are known."""
+        names = {worker.name for worker in workers}
+        await eventually(lambda: names <= set(self.scheduler._directory.workers))
 
     async def stop(self) -> int | None:
         """Drain and stop, once; the exit code."""

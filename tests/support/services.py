@@ -1,5 +1,6 @@
 """One service as a real process: started, killed, frozen, and started again when it dies, as Compose would."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -72,12 +73,14 @@ class ServiceProcess:
 
     def kill(self) -> None:
         """Kill it with SIGKILL and return when it is dead; it is started again if it is to be."""
-        before = len(self.exits)
-        self.send(signal.SIGKILL)
-        wait_until(lambda: len(self.exits) > before, 10.0, f"{self.name} dies")
+        pid = self.pid
+        with contextlib.suppress(ProcessLookupError):  # it has just died by itself
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not processes.alive(pid), 10.0, f"{self.name} dies")
 
     def pause(self) -> None:
         """Freeze it (SIGSTOP); its connections stay open."""
+        wait_until(lambda: processes.alive(self.pid), 10.0, f"{self.name} lives")
         self.send(signal.SIGSTOP)
         processes.await_stopped(self.pid)
 

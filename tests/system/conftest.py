@@ -1,5 +1,6 @@
 """Starts clusters for the system tests, and prints what became of their tasks."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -11,6 +12,9 @@ from deploy.local import Broker, RabbitNode
 from tests.support.cluster import Cluster
 from tests.support.sweeping import sweep
 from tests.support.verdict import Verdict
+
+# pika tells every refused connection in seven lines, which would hide what a failed test has to say.
+logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 Note = Callable[..., None]
 _passed = pytest.StashKey[bool]()
@@ -70,10 +74,10 @@ class StartCluster:
         """Delete what they have declared.
 
         Raises:
-            AssertionError: there are messages left, although the test has passed. (With a private node `judge` has looked
-                while the services still ran; other brokers do not tell what is unacked until the services have ended.)
+            AssertionError: there are messages left, although the test has passed. With a private node `judge` has seen
+                to that while the services ran; other brokers do not tell what is unacked until they have ended.
         """
-        left = {}
+        left: dict[str, int] = {}
         for cluster in self.clusters:
             left |= sweep(self._broker.url, cluster.namespace)
         assert failed or self._broker.node is not None or not left, f"messages are left: {left}"
