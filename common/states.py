@@ -123,10 +123,17 @@ class Returned(Struct, frozen=True, gc=False):
 
 
 class UnknownFunction(Struct, frozen=True, gc=False):
-    """The lease came back because the worker does not know the function."""
+    """The lease came back because the worker does not know the function.
+
+    Attributes:
+        lease: the lease.
+        error: what the task fails with when the grace time is over.
+        known: another live worker of the queue knows it; it is busy, and the grace time does not run.
+    """
 
     lease: str
     error: ErrorInfo
+    known: bool = False
 
 
 class Lost(Struct, frozen=True, gc=False):
@@ -246,7 +253,7 @@ def _failed(task: Task, event: Failed, rules: Rules) -> Transition:
 
 
 def _unknown_function(task: Task, event: UnknownFunction, now: float, rules: Rules) -> Task:
-    since = now if task.unknown_since is None else task.unknown_since
+    since = now if task.unknown_since is None or event.known else task.unknown_since
     if now - since >= rules.unknown_function_grace:
         return replace(task, state=State.FAILED, error=event.error)
     waiting = _queued(task, attempt=task.attempt - 1)

@@ -12,7 +12,7 @@ from common.errors import BrokerError, WireError
 from common.states import State
 from common.telemetry import Telemetry
 from common.topology import Topology
-from common.wire import Ask, AskKind, Statuses, TaskResult, TaskStatus, Told, check_type, decode
+from common.wire import Ask, AskKind, Statuses, TaskStatus, Told, check_type, decode
 from scheduler_service import operations
 from scheduler_service.events import Parked
 from scheduler_service.fleet.directory import Directory
@@ -27,7 +27,7 @@ PREFETCH = 100
 TIMEOUT = 5.0
 """Seconds to wait for the confirm of an answer; a client that is not answered asks again."""
 
-Tell = Callable[[Mapping[str, Sequence[TaskResult]]], Awaitable[None]]
+TellStored = Callable[[Mapping[str, Sequence[str]]], Awaitable[None]]
 
 
 class Answerer:
@@ -39,7 +39,7 @@ class Answerer:
         topology: the names.
         store: where tasks are.
         directory: the live workers, for what the store does not know.
-        tell: tells results by reply queue.
+        tell_stored: tells stored results by reply queue.
         telemetry: where `Parked` goes.
     """
 
@@ -51,7 +51,7 @@ class Answerer:
         store: Store,
         directory: Directory,
         *,
-        tell: Tell,
+        tell_stored: TellStored,
         telemetry: Telemetry,
     ) -> None:
         self._telemetry = telemetry
@@ -59,7 +59,7 @@ class Answerer:
         self._topology = topology
         self._store = store
         self._directory = directory
-        self._tell = tell
+        self._tell_stored = tell_stored
         self.consumer = BatchConsumer(connection, topology.request, self._handle, prefetch=PREFETCH)
 
     async def start(self) -> None:
@@ -98,8 +98,8 @@ class Answerer:
                 self._telemetry.emit(Parked("request", reason, count))
 
     async def _answer_wait(self, ask: Ask, user: str, reply_to: str, correlation_id: str | None) -> None:
-        results, unknown = await self._store.run(operations.wait_for, ask.ids, user, reply_to)
-        await self._tell({reply_to: results})
+        terminal, unknown = await self._store.run(operations.wait_for, ask.ids, user, reply_to)
+        await self._tell_stored({reply_to: terminal})
         await self._publish(reply_to, Told([], unknown), correlation_id)
 
     async def _answer_status(self, ask: Ask, user: str, reply_to: str, correlation_id: str | None) -> None:

@@ -60,7 +60,7 @@ class Scheduler:
         directory = Directory(settings.dead_after)
         flights = Flights(directory, settings.window_limit)
         gate = Gate(consuming, topology)
-        teller = Teller(publisher, telemetry)
+        teller = Teller(publisher, store, telemetry)
         dispatcher = Dispatcher(
             consuming,
             publisher,
@@ -77,8 +77,10 @@ class Scheduler:
             topology,
             store,
             flights,
+            directory,
             rules,
             tell=teller.tell,
+            tell_stored=teller.tell_stored,
             queued=dispatcher.queued,
             scheduled=timers.scheduled,
             suspect=lambda leases: rescuer.suspect(leases),
@@ -100,13 +102,15 @@ class Scheduler:
             report=service.report,
         )
         undertaker = Undertaker(consuming, topology, store, suspect=rescuer.suspect, telemetry=telemetry)
-        answerer = Answerer(consuming, publisher, topology, store, directory, tell=teller.tell, telemetry=telemetry)
+        answerer = Answerer(
+            consuming, publisher, topology, store, directory, tell_stored=teller.tell_stored, telemetry=telemetry
+        )
         intake = Intake(
             consuming,
             topology,
             store,
             dispatcher=dispatcher,
-            tell=teller.tell_soon,
+            tell_stored=teller.tell_stored,
             limits=Limits(settings.max_task_bytes, settings.max_depth, 2 * MAX_PACK_BYTES + settings.max_task_bytes),
             telemetry=telemetry,
         )

@@ -44,6 +44,7 @@ from common.wire import (
     decode,
 )
 from scheduler_service import events, operations
+from scheduler_service.fleet.directory import Directory
 from scheduler_service.fleet.flights import Flights
 from scheduler_service.operations import Applied, Report, result_of
 from scheduler_service.reception import parked_message
@@ -64,8 +65,10 @@ class Collector:
         topology: the names.
         store: where tasks are.
         flights: what is out.
+        directory: the live workers.
         rules: the limits of the transition function.
         tell: tells results by reply queue, and waits for it.
+        tell_stored: the same for tasks by id whose results are in the store.
         queued: told how many tasks of which queue were queued again.
         scheduled: told that tasks were scheduled for later.
         suspect: given the leases that were redelivered, to be judged.
@@ -81,9 +84,11 @@ class Collector:
         topology: Topology,
         store: Store,
         flights: Flights,
+        directory: Directory,
         rules: Rules,
         *,
         tell: Callable[[Mapping[str, Sequence[TaskResult]]], Awaitable[None]],
+        tell_stored: Callable[[Mapping[str, Sequence[str]]], Awaitable[None]],
         queued: Callable[[str, int], None],
         scheduled: Callable[[], None],
         suspect: Callable[[Sequence[str]], None],
@@ -94,8 +99,10 @@ class Collector:
     ) -> None:
         self._store = store
         self._flights = flights
+        self._directory = directory
         self._rules = rules
         self._tell = tell
+        self._tell_stored = tell_stored
         self._queued = queued
         self._scheduled = scheduled
         self._suspect = suspect
@@ -129,11 +136,17 @@ class Collector:
         await reached("collector.after_commit")
         self._land(applied, now)
         told: dict[str, list[TaskResult]] = defaultdict(list)
+        again: dict[str, list[str]] = defaultdict(list)
         for each in applied:
             stored, task = each.stored, each.task
-            if stored is not None and task is not None and task.state in TERMINAL and stored.reply_to is not None:
+            if stored is None or task is None or task.state not in TERMINAL or stored.reply_to is None:
+                continue
+            if each.verdict is Verdict.CHANGED:
                 told[stored.reply_to].append(result_of(stored, task))
+            else:
+                again[stored.reply_to].append(stored.id)
         await self._tell(told)
+        await self._tell_stored(again)
         await reached("collector.after_tell")
         return applied
 
@@ -157,11 +170,11 @@ class Collector:
                 if outcome.kind is OutcomeKind.RETURNED:
                     flight = self._flights.by_lease.get(outcome.lease)
                     reason = outcome.reason or ReturnReason.REDELIVERED
-                    returned[flight.queue if flight else "", reason.value] += 1
-                    if reason is ReturnReason.REDELIVERED:
+                    returned[flight.queue if flight else "other", reason.value] += 1
+                    if reason is ReturnReason.REDELIVERED or self._may_be_elsewhere(outcome.lease, worker):
                         suspects.append(outcome.lease)
                         continue
-                reports.append(Report(outcome.id, _event(outcome), worker, outcome.run_seconds))
+                reports.append(Report(outcome.id, self._event(outcome), worker, outcome.run_seconds))
         if refused:
             await self._store.run(operations.park, refused, time.time())
             self._telemetry.emit(events.Parked("reply", "undecodable", len(refused)))
@@ -172,6 +185,20 @@ class Collector:
             self._telemetry.emit(events.Returned(queue, label, count))
         for token in tokens:
             self._passed(token)
+
+    def _may_be_elsewhere(self, lease: str, worker: str) -> bool:
+        """Whether another worker may have a copy of what this one gives back, because it was published twice."""
+        flight = self._flights.by_lease.get(lease)
+        holder = self._directory.holder(lease)
+        return (flight is not None and flight.copied) or (holder is not None and holder != worker)
+
+    def _event(self, outcome: Outcome) -> Event:
+        event = _event(outcome)
+        flight = self._flights.by_lease.get(outcome.lease)
+        if isinstance(event, UnknownFunction) and flight is not None:
+            known = self._directory.is_known(flight.queue, flight.name)
+            return UnknownFunction(event.lease, event.error, known)
+        return event
 
     async def _apply_all(self, reports: Sequence[Report]) -> None:
         try:

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 LONGEST_RETRY = 5.0
 """Seconds between two tries at most to publish a bundle."""
+IDLE = 0.5
+"""Seconds without work after which the mark is written by itself."""
 CLAIM = 1000
 """Tasks of one queue claimed in one transaction at most."""
 
@@ -80,6 +82,7 @@ class Dispatcher:
         self._declaring = asyncio.Lock()
         self._wake = asyncio.Event()
         self._doubtful = False
+        self._mark_at_rest = 0
         self._publishing: set[asyncio.Task[None]] = set()
         self._loop = Background("dispatch", self._run, report)
 
@@ -182,9 +185,11 @@ class Dispatcher:
     async def _run(self) -> None:
         failures = 0
         while True:
-            await self._wake.wait()
-            self._wake.clear()
+            woken = await self._woken()
             try:
+                if not woken:
+                    await self._write_mark()
+                    continue
                 if self._doubtful:
                     await self._find_strays()
                 while await self._claim():
@@ -195,6 +200,23 @@ class Dispatcher:
                     log.warning("dispatch waits for the store", extra={"reason": str(error)})
                 await asyncio.sleep(min(LONGEST_RETRY, reconnect_wait(failures)))
                 failures += 1
+
+    async def _woken(self) -> bool:
+        """Wait for something to do; False when nothing has come for a while."""
+        try:
+            async with asyncio.timeout(IDLE):
+                await self._wake.wait()
+        except TimeoutError:
+            return False
+        self._wake.clear()
+        return True
+
+    async def _write_mark(self) -> None:
+        # Confirms after the last transaction would be forgotten by a kill, and their bundles published again.
+        if self.mark != self._mark_at_rest:
+            mark = self.mark
+            await self._store.run(operations.write_mark, mark)
+            self._mark_at_rest = mark
 
     async def _claim(self) -> bool:
         """Claim once for every queue that has both tasks and room; False when there was nothing to do."""
@@ -225,9 +247,9 @@ class Dispatcher:
     async def _find_strays(self) -> None:
         doubts = self._flights.doubts()
         outset = await self._store.run(operations.outset)
-        self._doubtful = False
         strays = self._flights.adopt(outset.dispatched, -1, self._clock())
         self._flights.settle_doubts(doubts)
+        self._doubtful = bool(self._flights.doubts())
         self._backlog = dict(outset.backlog)
         self.send(strays, launched=True)
 
@@ -265,7 +287,7 @@ class Dispatcher:
             await asyncio.sleep(min(LONGEST_RETRY, reconnect_wait(failures)))
             await self._publisher.ready()
             failures += 1
-            bundle = [task for task in bundle if task.assignment.lease in self._flights.by_lease]
+            bundle = [task for task in bundle if self._flights.copy(task.assignment.lease)]
         if not bundle:
             return
         self._flights.confirm(task.assignment.lease for task in bundle)

@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from common.broker import BatchConsumer, Connection, Delivery
 from common.errors import StoreConflict, StoreRefused
 from common.failpoints import reached
-from common.states import TERMINAL, State
+from common.states import TERMINAL
 from common.telemetry import Telemetry
 from common.topology import Topology
-from common.wire import Assignment, TaskResult
+from common.wire import Assignment
 from scheduler_service import operations
 from scheduler_service.events import Parked, Submitted
-from scheduler_service.operations import Accepted, result_of
+from scheduler_service.operations import Accepted
 from scheduler_service.reception import Limits, Refusal, read, refuse
 from scheduler_service.storage.parked import ParkedMessage
 from scheduler_service.storage.store import Store
@@ -31,7 +31,7 @@ from scheduler_service.storage.tasks import ClaimedTask, NewTask, Placement
 PREFETCH = 32
 """Submission messages at a time, each of about 1 MiB at most: this bounds the memory of a batch."""
 
-Tell = Callable[[str, Sequence[TaskResult]], None]
+TellStored = Callable[[Mapping[str, Sequence[str]]], Awaitable[None]]
 
 
 class Dispatcher(Protocol):
@@ -68,7 +68,7 @@ class Intake:
         topology: the names.
         store: where tasks go.
         dispatcher: who sends those that may go at once.
-        tell: tells results of tasks that turn out to be terminal already.
+        tell_stored: tells stored results by reply queue: of tasks that are terminal already.
         limits: what a submission may be.
         telemetry: where `Submitted` and `Parked` go.
     """
@@ -80,14 +80,14 @@ class Intake:
         store: Store,
         *,
         dispatcher: Dispatcher,
-        tell: Tell,
+        tell_stored: TellStored,
         limits: Limits,
         telemetry: Telemetry,
     ) -> None:
         self._topology = topology
         self._store = store
         self._dispatcher = dispatcher
-        self._tell = tell
+        self._tell_stored = tell_stored
         self._limits = limits
         self._telemetry = telemetry
         self.consumer = BatchConsumer(connection, topology.submit, self._handle, prefetch=PREFETCH)
@@ -153,6 +153,7 @@ class Intake:
             self._doubt(new)
             raise
         self._proceed(new, accepted, refused, now)
+        await self._tell_stored(_terminal(accepted))
 
     def _place(self, new: Sequence[NewTask]) -> None:
         by_queue: dict[str, list[NewTask]] = defaultdict(list)
@@ -187,13 +188,6 @@ class Intake:
         for queue, count in queued.items():
             self._dispatcher.queued(queue, count)
         self._dispatcher.send([_claimed(task, now) for task in accepted.stored if task.placement is not None])
-        for stored in accepted.known:
-            if stored.reply_to is not None and stored.task.state in TERMINAL:
-                self._tell(stored.reply_to, [result_of(stored, stored.task)])
-        for task in accepted.stored:
-            if task.refusal is not None and task.reply_to is not None:
-                result = TaskResult(task.message.id, State.FAILED.value, error=task.refusal)
-                self._tell(task.reply_to, [result])
         by_queue = Counter(task.message.queue for task in accepted.stored)
         self._telemetry.emit(Submitted(len(new), by_queue, len(accepted.known)))
         reasons = Counter(message.reason for message in refused)
@@ -208,3 +202,15 @@ def _claimed(task: NewTask, now: float) -> ClaimedTask:
     assert placement is not None
     assignment = Assignment(message.id, message.task, placement.lease, 1, message.args, message.kwargs)
     return ClaimedTask(assignment, message.queue, message.priority, now, placement.number)
+
+
+def _terminal(accepted: Accepted) -> dict[str, list[str]]:
+    """Which tasks of a batch are terminal already, refused or finished long ago, by reply queue."""
+    ids: dict[str, list[str]] = defaultdict(list)
+    for stored in accepted.known:
+        if stored.reply_to is not None and stored.task.state in TERMINAL:
+            ids[stored.reply_to].append(stored.id)
+    for task in accepted.stored:
+        if task.refusal is not None and task.reply_to is not None:
+            ids[task.reply_to].append(task.message.id)
+    return ids

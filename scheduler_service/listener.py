@@ -16,6 +16,10 @@ from scheduler_service.fleet.directory import Directory
 log = logging.getLogger(__name__)
 
 
+OFFER_EVERY = 5.0
+"""Seconds after which missing work queues are made again: the broker may have lost them."""
+
+
 class Listener:
     """The consumer of beats.
 
@@ -39,6 +43,7 @@ class Listener:
         self._directory = directory
         self._heard = heard
         self._offer = offer
+        self._offered_at = 0.0
         self.consumer = BatchConsumer(
             connection,
             lambda: topology.beat_queue(connection.user, new_nonce()),
@@ -73,5 +78,6 @@ class Listener:
         for worker in before - after:
             log.info("a worker left", extra={"worker": worker})
         self._heard()
-        if after - before:
+        if after - before or now - self._offered_at > OFFER_EVERY:
+            self._offered_at = now
             await self._offer(sorted(self._directory.queues()))

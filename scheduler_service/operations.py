@@ -196,16 +196,14 @@ def write_mark(connection: Connection, mark: int) -> None:
     marks.write(connection, marks.CONFIRMED, mark)
 
 
-def wait_for(
-    connection: Connection, ids: Sequence[str], owner: str, reply_to: str
-) -> tuple[list[TaskResult], list[str]]:
-    """The results of those that are terminal; the others are told at `reply_to` from now on.
+def wait_for(connection: Connection, ids: Sequence[str], owner: str, reply_to: str) -> tuple[list[str], list[str]]:
+    """Which of these tasks are terminal; the others are told at `reply_to` from now on.
 
     Returns:
-        The results, and the ids that are unknown or belong to somebody else.
+        The ids of the terminal ones, and those that are unknown or belong to somebody else.
     """
     found = tasks.load(connection, ids)
-    results: list[TaskResult] = []
+    terminal: list[str] = []
     later: list[int] = []
     unknown: list[str] = []
     for id_ in ids:
@@ -213,11 +211,42 @@ def wait_for(
         if stored is None or stored.owner != owner:
             unknown.append(id_)
         elif stored.task.state in TERMINAL:
-            results.append(result_of(stored, stored.task))
+            terminal.append(id_)
         elif stored.reply_to != reply_to:
             later.append(stored.seq)
     tasks.point(connection, later, reply_to)
-    return results, unknown
+    return terminal, unknown
+
+
+PAGE_BYTES = 4 * 1024 * 1024
+"""Results that are read at a time, about."""
+
+
+def result_pages(connection: Connection, ids: Sequence[str]) -> list[list[str]]:
+    """`ids` cut into pages whose results are few enough to be in memory at a time."""
+    sizes = tasks.result_sizes(connection, ids)
+    pages: list[list[str]] = []
+    room = 0
+    for id_ in ids:
+        room -= sizes.get(id_, 0)
+        if room < 0 or not pages:
+            pages.append([])
+            room = PAGE_BYTES - sizes.get(id_, 0)
+        pages[-1].append(id_)
+    return pages
+
+
+def results_of(connection: Connection, ids: Sequence[str]) -> list[TaskResult]:
+    """What clients are told of those of these tasks that are terminal."""
+    found = tasks.load(connection, ids)
+    results = tasks.results(connection, ids)
+    told = []
+    for id_, stored in found.items():
+        if stored.task.state is State.SUCCEEDED:
+            told.append(TaskResult(id_, stored.task.state.value, results[id_]))
+        elif stored.task.state in TERMINAL:
+            told.append(TaskResult(id_, stored.task.state.value, error=stored.task.error))
+    return told
 
 
 def look_up(connection: Connection, ids: Sequence[str], owner: str) -> tuple[list[StoredTask], list[str]]:
@@ -234,7 +263,7 @@ def park(connection: Connection, messages: Sequence[ParkedMessage], now: float) 
 
 
 def result_of(stored: StoredTask, task: Task) -> TaskResult:
-    """What the client is told of a terminal task."""
+    """What the client is told of a task that has just become terminal."""
     if task.state is State.SUCCEEDED:
         return TaskResult(stored.id, task.state.value, task.result)
     return TaskResult(stored.id, task.state.value, error=task.error)
@@ -253,6 +282,8 @@ __all__ = [
     "outset",
     "park",
     "result_of",
+    "result_pages",
+    "results_of",
     "ripen",
     "wait_for",
     "write_mark",

@@ -222,12 +222,14 @@ class Rescuer:
 
     async def _probe(self, token: str, candidates: Sequence[Flight]) -> None:
         await self._send(token, "all")
-        asked_at = time.monotonic()
+        asked_at = first_asked_at = time.monotonic()
         while True:
             now = time.monotonic()
             self._bury(now)
             silent = [name for name, worker in self._directory.workers.items() if worker.beat.probe != token]
-            if not silent or all(self._decided(flight) for flight in candidates):
+            # With no worker known, one may be there all the same, and its beat on the way.
+            answered = not silent and (self._directory.workers or now - first_asked_at > ANSWER)
+            if answered or all(self._decided(flight) for flight in candidates):
                 return
             if now - asked_at > ANSWER:
                 asked_at = now

@@ -7,6 +7,7 @@ from typing import Annotated, Final
 from msgspec import Meta
 
 from common.settings import SECRET, CommonSettings, Port, Seconds
+from common.urls import redact_url
 
 TABLE: Final = "scheduler"
 
@@ -40,3 +41,10 @@ class SchedulerSettings(CommonSettings, frozen=True, kw_only=True):
     window_limit: Annotated[int, Meta(ge=1, le=100_000)] = 5000
     drain_timeout: Seconds = 10.0
     store_commit_delay: Annotated[float, Meta(ge=0, le=1)] = 0.0
+
+    def faults(self) -> list[str]:
+        """What is wrong with values that are right each by itself."""
+        faults = super().faults()
+        if not self.database_url.startswith("sqlite:///") or len(self.database_url) == len("sqlite:///"):
+            faults.append(f"database_url {redact_url(self.database_url)!r} is not sqlite:///FILE, the only kind so far")
+        return faults

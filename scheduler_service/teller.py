@@ -15,7 +15,9 @@ from common.errors import BrokerError, PublishRefused
 from common.telemetry import Telemetry
 from common.wire import MAX_PACK_BYTES, MAX_PACK_ITEMS, TaskResult
 from common.wire import Told as ToldMessage
+from scheduler_service import operations
 from scheduler_service.events import Told
+from scheduler_service.storage.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -29,26 +31,23 @@ class Teller:
 
     Args:
         publisher: the publishing connection's publisher.
+        store: where results are read.
         telemetry: where `Told` goes.
     """
 
-    def __init__(self, publisher: Publisher, telemetry: Telemetry) -> None:
+    def __init__(self, publisher: Publisher, store: Store, telemetry: Telemetry) -> None:
         self._publisher = publisher
+        self._store = store
         self._telemetry = telemetry
-        self._telling: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Nothing to start."""
 
     async def drain(self) -> None:
-        """Wait for what is being told."""
-        if self._telling:
-            await asyncio.wait(self._telling)
+        """Nothing: whoever tells waits for it."""
 
     async def stop(self) -> None:
-        """Stop telling."""
-        for task in self._telling:
-            task.cancel()
+        """Nothing to stop."""
 
     async def tell(self, results: Mapping[str, Sequence[TaskResult]]) -> None:
         """Tell results by reply queue; returns when each message is confirmed or given up."""
@@ -60,11 +59,15 @@ class Teller:
         elif messages:
             await asyncio.gather(*messages)
 
-    def tell_soon(self, reply_to: str, results: Sequence[TaskResult]) -> None:
-        """Tell without waiting for it."""
-        task = asyncio.create_task(self.tell({reply_to: results}), name="tell")
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+    async def tell_stored(self, ids: Mapping[str, Sequence[str]]) -> None:
+        """Tell stored results by reply queue, page by page, so that large ones are not in memory all at once.
+
+        Raises:
+            StoreUnavailable: the results cannot be read now.
+        """
+        for reply_to, each in ids.items():
+            for page in await self._store.run(operations.result_pages, each):
+                await self.tell({reply_to: await self._store.run(operations.results_of, page)})
 
     async def _publish(self, reply_to: str, message: ToldMessage) -> None:
         try:

@@ -193,6 +193,8 @@ class Executor:
         attempt.started = asyncio.get_running_loop().time()
         try:
             await self._announce()
+        except Exception:  # noqa: BLE001 - whatever it is, the worker must not stay closed
+            _log.exception("a suspect could not be announced", extra={"task_id": attempt.assignment.id})
         finally:
             self._announcing = None
         if attempt is self._alone:

@@ -63,8 +63,8 @@ class Connection:
         self._lost = asyncio.Event()
         self._lost_reason = ""
         self._supervisor: asyncio.Task[None] | None = None
-        self.failure: BaseException | None = None
-        """Why the last try failed; None when ready."""
+        self.failure = ""
+        """Why the last try failed; empty when ready."""
         self.server_version = ""
         self.user = unquote(urlsplit(url).username or "guest")
 
@@ -144,14 +144,23 @@ class Connection:
             try:
                 await self._connect()
             except (BrokerError, TimeoutError) as error:
-                self.failure = error
-                log.warning("cannot connect to the broker", extra={"connection": self.name, "reason": str(error)})
+                reason = str(error) or f"no answer within {self._connect_timeout:g} s"
+                self.failure = reason
+                log.warning("cannot connect to the broker", extra={"connection": self.name, "reason": reason})
+                await self._close()
+                await asyncio.sleep(reconnect_wait(failures))
+                failures += 1
+                continue
+            except Exception as error:
+                # A fault of ours or of a library: without a supervisor the service would stay unconnected for ever.
+                self.failure = str(error)
+                log.exception("connecting to the broker failed", extra={"connection": self.name})
                 await self._close()
                 await asyncio.sleep(reconnect_wait(failures))
                 failures += 1
                 continue
             failures = 0
-            self.failure = None
+            self.failure = ""
             self._ready.set()
             self._telemetry.emit(BrokerConnected(self.label, self.server_version))
             log.info("connected to the broker", extra={"connection": self.name, "server": self.server_version})
@@ -202,6 +211,17 @@ class Connection:
 
 
 Channel = aiormq.abc.AbstractChannel
+
+
+class _Unfinalised(aio_pika.Connection):
+    """A connection without a finaliser.
+
+    aio-pika's own closes a forgotten connection in whichever thread the garbage collector happens to run, which can
+    deadlock a thread that sets its event loop, and leaves coroutines that nobody awaits. The supervisor closes its own.
+    """
+
+    def __del__(self) -> None:
+        """Nothing."""
 
 
 def _address(settings: BrokerSettings) -> str:

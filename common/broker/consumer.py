@@ -114,6 +114,12 @@ class Consumer:
                 await asyncio.sleep(min(1.0, reconnect_wait(failures)))
                 failures += 1
                 continue
+            except Exception:
+                # A fault of ours: without this loop the consumer would be connected and deaf.
+                log.exception("subscribing failed", extra={"queue": self.name})
+                await asyncio.sleep(min(1.0, reconnect_wait(failures)))
+                failures += 1
+                continue
             failures = 0
             self._subscription = subscription
             await subscription.ended.wait()

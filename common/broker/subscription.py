@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import aiormq.abc
@@ -125,7 +126,8 @@ class Subscription:
                     no_ack=no_ack,
                 )
         except BaseException:
-            await close(channel)
+            with suppress(BrokerError):
+                await close(channel)
             raise
         self._tag = answer.consumer_tag
         channel.closing.add_done_callback(self._channel_closed)

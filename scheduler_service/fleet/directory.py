@@ -100,7 +100,7 @@ class Directory:
         dead = [
             worker
             for worker in self.workers.values()
-            if now - worker.heard_at > self._dead_after
+            if now - worker.heard_at > max(self._dead_after, 3 * worker.beat.interval)
             or (worker.gone_since is not None and now - worker.gone_since > grace and worker.heard_at > deaf_until)
         ]
         return [self._bury(worker, leaving=False) for worker in dead]
@@ -115,7 +115,8 @@ class Directory:
         del self.workers[worker.beat.worker]
         beat = worker.beat
         death = Death(beat.worker, worker.heard_at, frozenset(beat.queues), worker.leases, worker.running, leaving)
-        self.deaths.append(death)
+        if not leaving:
+            self.deaths.append(death)
         return death
 
     def holder(self, lease: str) -> str | None:
@@ -161,6 +162,10 @@ class Directory:
             for worker in self.workers.values()
             if not worker.beat.draining and worker.gone_since is None and queue in worker.beat.queues
         ]
+
+    def is_known(self, queue: str, task: str) -> bool:
+        """Whether a live worker of `queue` knows the function."""
+        return any(task in worker.functions for worker in self.serving(queue))
 
     def queues(self) -> set[str]:
         """Every queue that a live worker serves."""

@@ -28,6 +28,7 @@ class Flight(Struct, gc=False):
         confirmed: the broker has confirmed its bundle.
         isolation: how it is run.
         adopted: it was dispatched before this process knew of it; when, is not known.
+        copied: it may have been published more than once, so that two workers may have it.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Flight(Struct, gc=False):
     confirmed: bool = False
     isolation: Isolation = Isolation.NONE
     adopted: bool = False
+    copied: bool = False
 
 
 class Flights:
@@ -170,12 +172,21 @@ class Flights:
             self._number = max(self._number, task.number)
             if task.number > confirmed_up_to:
                 self._open[task.number] = None
+                self.by_lease[task.assignment.lease].copied = True
                 unsure.append(task)
             else:
                 self.by_lease[task.assignment.lease].confirmed = True
         # A stray may have a lower number than those that are open: the mark must not pass it.
         self._open = dict.fromkeys(sorted(self._open))
         return unsure
+
+    def copy(self, lease: str) -> bool:
+        """The dispatch is about to be published again; False when it is over, and need not be."""
+        flight = self.by_lease.get(lease)
+        if flight is None:
+            return False
+        flight.copied = True
+        return True
 
     def confirm(self, leases: Iterable[str]) -> None:
         """The broker has confirmed the bundle with these leases."""

@@ -18,6 +18,7 @@ from typing import Any
 from sqlalchemy import Connection as Connection
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool
 
 from common.errors import SettingsError, StoreUnavailable
@@ -37,12 +38,19 @@ def open_engine(url: str) -> Engine:
     Raises:
         SettingsError: the URL names another database.
     """
-    parsed = make_url(url)
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise SettingsError([f"database_url: {url!r} is no URL; write sqlite:///file.db"]) from None
     if parsed.get_backend_name() != "sqlite":
         raise SettingsError([f"database_url: {parsed.render_as_string()!r}: only sqlite:/// is supported so far"])
     if not parsed.database or parsed.database == ":memory:":
         raise SettingsError(["database_url: the database has to be a file, or nothing would survive a restart"])
-    Path(parsed.database).absolute().parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(parsed.database).absolute().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError([f"database_url: the folder {str(folder)!r} cannot be made: {error.strerror}"]) from error
     if sqlite3.sqlite_version_info < (3, 51, 3):
         log.debug("this SQLite needs a single writer", extra={"sqlite": sqlite3.sqlite_version})
     engine = create_engine(
@@ -88,7 +96,10 @@ class LockFile:
         Raises:
             StoreUnavailable: another process holds it.
         """
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise SettingsError([f"database_url: {str(self._path)!r} cannot be written: {error.strerror}"]) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -149,21 +149,20 @@ _CORE = (
     tasks.c.unknown_since,
     tasks.c.due_at,
     tasks.c.held,
-    tasks.c.result,
     tasks.c.error,
 )
 _load = LookUp(select(*_CORE).with_for_update(), tasks.c.id)
 
 
 def load(connection: Connection, ids: Sequence[str]) -> dict[str, StoredTask]:
-    """The stored tasks among `ids`, locked until the end of the transaction."""
+    """The stored tasks among `ids`, without their results, locked until the end of the transaction."""
     return {row[1]: _stored(row) for row in _load.run(connection, ids)}
 
 
 def _stored(row: Sequence[Any]) -> StoredTask:
     (
         seq, id_, name, queue, priority, owner, reply_to, submitted_at, dispatched_at, finished_at, worker,
-        state, attempt, lease, crashes, isolation, unknown_since, due_at, held, result, error,
+        state, attempt, lease, crashes, isolation, unknown_since, due_at, held, error,
     ) = row  # fmt: skip
     task = Task(
         _STATES[state],
@@ -174,7 +173,7 @@ def _stored(row: Sequence[Any]) -> StoredTask:
         unknown_since,
         due_at,
         held,
-        NULL if result is None else Raw(result.encode()),
+        NULL,
         None if error is None else _error.decode(error),
     )
     return StoredTask(
@@ -412,3 +411,19 @@ def contents(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[str,
         id_: (name, args, kwargs, queue, priority, owner)
         for id_, name, args, kwargs, queue, priority, owner in _contents.run(connection, ids)
     }
+
+
+_sizes = LookUp(
+    select(tasks.c.id, func.coalesce(func.length(tasks.c.result), 0)).where(tasks.c.state == "succeeded"), tasks.c.id
+)
+_results = LookUp(select(tasks.c.id, tasks.c.result).where(tasks.c.state == "succeeded"), tasks.c.id)
+
+
+def result_sizes(connection: Connection, ids: Sequence[str]) -> dict[str, int]:
+    """Characters of the stored result of each succeeded task among `ids`."""
+    return {row[0]: row[1] for row in _sizes.run(connection, ids)}
+
+
+def results(connection: Connection, ids: Sequence[str]) -> dict[str, Raw]:
+    """The stored results of the succeeded tasks among `ids`; ask for few large ones at a time."""
+    return {row[0]: Raw(row[1].encode()) for row in _results.run(connection, ids)}

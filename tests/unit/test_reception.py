@@ -69,7 +69,6 @@ REFUSED_WHOLE: dict[str, tuple[str, Delivery]] = {
     "empty": ("undecodable", delivery(b"")),
     "another form": ("undecodable", delivery(b'{"task":"add"}')),
     "NaN": ("undecodable", delivery(raw_task(b"[NaN]"))),
-    "nested beyond the decoder": ("undecodable", delivery(raw_task(b"[" * 2400 + b"]" * 2400))),
     "too large": ("too_large", delivery([task() for _ in range(100)])),
 }
 
@@ -86,7 +85,8 @@ def test_a_message_is_refused_as_a_whole(name: str) -> None:
 
 def test_json_that_the_decoder_cannot_nest_into_is_refused_and_nothing_overflows() -> None:
     limits = Limits(task_bytes=10**7, depth=5, message_bytes=10**7)
-    new, parked = read([delivery(raw_task(b"[" * 100_000 + b"]" * 100_000))], TOPOLOGY, limits)
+    # Python up to 3.13 gives up after a thousand levels or ten, 3.14 only when the stack is used up.
+    new, parked = read([delivery(raw_task(b"[" * 10**6 + b"]" * 10**6))], TOPOLOGY, limits)
     assert new == []
     assert [message.reason for message in parked] == ["undecodable"]
 

@@ -121,7 +121,7 @@ GARBAGE: dict[str, bytes] = {
     "invalid UTF-8": b'{"tasks":[{"id":"%s","task":"\xff\xfe"}]}' % ADD.encode(),
     "a lone surrogate": b'{"tasks":[{"id":"%s","task":"\\ud800"}]}' % ADD.encode(),
     "UTF-16": '{"tasks":[]}'.encode("utf-16"),
-    "nested too deep": b'{"tasks":[{"id":"%s","task":"add","args":%s}]}' % (ADD.encode(), b"[" * 10**5 + b"]" * 10**5),
+    "nested too deep": b'{"tasks":[{"id":"%s","task":"add","args":%s}]}' % (ADD.encode(), b"[" * 10**6 + b"]" * 10**6),
     "only opened": b"[" * 1_000_000,
     "no tasks": b"{}",
     "tasks of another type": b'{"tasks":{}}',

@@ -53,7 +53,7 @@ def test_results_that_are_json(value: Any, raw: bytes) -> None:
         ({(1, 2): 3}, "not JSON"),
         ("x" * 999, "more than 1000"),
         (deep(33), "nested deeper than 32"),
-        (deep(100_000), "nested too deep"),
+        (deep(1_000_000), "nested too deep"),  # 100,000 levels are too few for Python 3.14
         (cycle(), "contains itself"),
     ],
 )
