@@ -22,10 +22,10 @@ test: $(DEV) ## Run the whole test suite against a real broker, which is set up 
 	$(BIN)/python -m deploy.local.install
 	$(BIN)/pytest
 
-test-docker: ## Run the integration and system tests inside the image of RabbitMQ 4.3 (ARGS=tests/... chooses)
+test-docker: ## Run the test suite inside the image of RabbitMQ 4.3 (ARGS=tests/system chooses)
 	@DOCKER_BUILDKIT=1 docker build --file tests/Dockerfile --tag warren-tests \
 		$${PIP_CONFIG_FILE:+--secret id=pip,src="$$PIP_CONFIG_FILE"} .
-	@docker run --rm --init --ulimit core=0 --ulimit nofile=16384:16384 warren-tests $(ARGS)
+	@docker run --rm --init --ulimit core=0 --ulimit nofile=16384:16384 --env PYTEST_ADDOPTS warren-tests $(ARGS)
 
 demo: $(DEV) ## Count the words of Python's standard library on two workers, killing one half-way
 	$(BIN)/python -m deploy.demo

@@ -135,8 +135,8 @@ class Told(Struct, frozen=True, gc=False):
     """Clients were told results.
 
     Attributes:
-        results: how many.
-        unroutable: how many of them had no reply queue any more.
+        results: how many, confirmed.
+        unroutable: how many others had no reply queue any more.
     """
 
     results: int

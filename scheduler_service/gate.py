@@ -7,11 +7,14 @@ One SQLite database has one scheduler. Its lock is an exclusive queue: a second 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 
 from common.broker import Connection, declare
 from common.errors import BrokerRefused, SettingsError
 from common.topology import Topology
+
+log = logging.getLogger(__name__)
 
 PATIENCE = 30.0
 """Seconds to wait for the lock at the start: the broker may not know yet that the scheduler before us is dead."""
@@ -57,7 +60,9 @@ class Gate:
             await declare(self._connection, (), (topology.lock,))
             await declare(self._connection, topology.exchanges(), topology.durable_queues())
         except BrokerRefused as error:
-            self._refused = self._explain(error)
+            if not self._refused:
+                self._refused = self._explain(error)
+                log.error("the scheduler waits", extra={"reason": self._refused, "patience_seconds": PATIENCE})
             raise
         self._refused = ""
 

@@ -75,7 +75,8 @@ class Teller:
         except BrokerError as error:
             gone = isinstance(error, PublishRefused) and error.unroutable
             log.debug("a client was not told", extra={"reply_to": reply_to, "reason": str(error)})
-            self._telemetry.emit(Told(len(message.results), len(message.results) if gone else 0))
+            if gone:
+                self._telemetry.emit(Told(0, len(message.results)))
         else:
             self._telemetry.emit(Told(len(message.results), 0))
 

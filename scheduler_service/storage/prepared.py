@@ -60,7 +60,7 @@ class LookUp:
     """One SELECT of rows whose column is in a list.
 
     Args:
-        statement: the statement without that condition.
+        statement: the statement without that condition, and without parameters of its own.
         column: the column.
     """
 

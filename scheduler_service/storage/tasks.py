@@ -413,10 +413,8 @@ def contents(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[str,
     }
 
 
-_sizes = LookUp(
-    select(tasks.c.id, func.coalesce(func.length(tasks.c.result), 0)).where(tasks.c.state == "succeeded"), tasks.c.id
-)
-_results = LookUp(select(tasks.c.id, tasks.c.result).where(tasks.c.state == "succeeded"), tasks.c.id)
+_sizes = LookUp(select(tasks.c.id, func.length(tasks.c.result)).where(tasks.c.result.is_not(None)), tasks.c.id)
+_results = LookUp(select(tasks.c.id, tasks.c.result).where(tasks.c.result.is_not(None)), tasks.c.id)
 
 
 def result_sizes(connection: Connection, ids: Sequence[str]) -> dict[str, int]:

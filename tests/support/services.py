@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -17,6 +18,8 @@ from tests.support.conditions import wait_until
 ROOT = Path(__file__).resolve().parents[2]
 _SERVING = b'"event":"serving metrics and health"'
 _BACK_OFF = 0.1  # seconds until a dead service is started again
+# The kernel ends a service with the thread that keeps it, so nothing stays when the tests themselves are killed.
+_END_WITH_US = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
 
 
 class ServiceProcess:
@@ -44,6 +47,7 @@ class ServiceProcess:
         self._restart = restart
         self._stopping = threading.Event()
         self._ended = threading.Event()
+        self._launched = threading.Event()
         self._log_start = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._keeper: threading.Thread | None = None
@@ -63,9 +67,10 @@ class ServiceProcess:
         """Start it, and from now on again whenever it dies."""
         assert self._keeper is None, f"{self.name} runs already"
         self._stopping.clear()
-        self._launch()
+        self._launched.clear()
         self._keeper = threading.Thread(target=self._keep, name=f"keep {self.name}", daemon=True)
         self._keeper.start()
+        assert self._launched.wait(10), f"{self.name} cannot be started"
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the process that runs now."""
@@ -168,7 +173,7 @@ class ServiceProcess:
         with self.log.open("ab") as output:
             self._log_start = output.tell()
             self._process = subprocess.Popen(
-                self._argv,
+                [*_END_WITH_US, *self._argv],
                 cwd=ROOT,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -179,9 +184,10 @@ class ServiceProcess:
 
     def _keep(self) -> None:
         while True:
+            self._launch()
+            self._launched.set()
             assert self._process is not None
             self.exits.append(self._process.wait())
             if not self._restart or self._stopping.wait(_BACK_OFF):
                 self._ended.set()
                 return
-            self._launch()
