@@ -37,7 +37,7 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
     drain_timeout: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
     hold_after: Seconds = 900.0
     queue_patience: Seconds = 0.1
-    beat_interval: Annotated[float, Meta(ge=0.1, le=1.0)] = 1.0
+    beat_interval: Annotated[float, Meta(ge=0.1, le=5.0)] = 1.0
     max_result_bytes: Annotated[int, Meta(ge=1024, le=14 * 1024 * 1024)] = 1024 * 1024
     max_depth: Annotated[int, Meta(ge=1, le=100)] = 32
     child_environment: tuple[str, ...] = ()

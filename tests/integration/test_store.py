@@ -190,7 +190,9 @@ async def test_an_outcome_is_stored(store: Store) -> None:
     (applied,) = await apply(store, (id_, Succeeded(1, lease, Raw('{"ü": [1e999]}'.encode()))))
     assert (applied.verdict, applied.finished) == (Verdict.CHANGED, True)
     stored = await load(store, id_)
-    assert (stored.task.state, bytes(stored.task.result)) == (State.SUCCEEDED, '{"ü": [1e999]}'.encode())
+    assert stored.task.state is State.SUCCEEDED
+    (told,) = await store.run(operations.results_of, [id_])
+    assert (told.state, bytes(told.result)) == ("succeeded", '{"ü": [1e999]}'.encode())
     assert (stored.finished_at, stored.worker) == (NOW + 2, "worker-1")
 
 
@@ -280,11 +282,27 @@ async def test_waiting_gives_what_is_terminal_and_points_the_rest(store: Store) 
     await apply(store, (id_, Succeeded(1, lease, Raw(b"5"))))
     missing = new_task_id()
     ids = [id_, later.message.id, foreign.message.id, missing, later.message.id]
-    results, unknown = await store.run(operations.wait_for, ids, "anna", "here")
-    assert [(result.id, result.state, bytes(result.result)) for result in results] == [(id_, "succeeded", b"5")]
+    terminal, unknown = await store.run(operations.wait_for, ids, "anna", "here")
+    assert terminal == [id_]
     assert unknown == [foreign.message.id, missing]
     assert (await load(store, later.message.id)).reply_to == "here"
     assert (await load(store, foreign.message.id)).reply_to == "inbox"
+
+
+async def test_large_results_are_read_in_pages(store: Store) -> None:
+    ids = []
+    for size in (3_000_000, 2_000_000, 10, 10, 4_500_000):
+        id_, lease = await dispatched(store)
+        await apply(store, (id_, Succeeded(1, lease, Raw(b'"' + b"x" * size + b'"'))))
+        ids.append(id_)
+    unfinished = new()
+    await accept(store, unfinished)
+    pages = await store.run(operations.result_pages, [*ids, unfinished.message.id])
+    assert pages[0] == ids[:1]
+    assert pages[1] == ids[1:4]
+    assert pages[2][0] == ids[4]
+    results = await store.run(operations.results_of, pages[2])
+    assert [(result.id, len(bytes(result.result))) for result in results] == [(ids[4], 4_500_002)]
 
 
 async def test_only_the_owner_sees_a_task(store: Store) -> None:
