@@ -155,14 +155,14 @@ class Outcome(Struct, omit_defaults=True, gc=False):
 class Reply(Struct):
     """Worker to scheduler: outcomes of leases (``warren.reply.v1``)."""
 
-    worker: str
+    worker: Annotated[str, Meta(max_length=64)]
     outcomes: list[Outcome]
 
 
 class RawReply(Struct):
     """A reply whose outcomes are decoded one by one, to find the bad one."""
 
-    worker: str
+    worker: Annotated[str, Meta(max_length=64)]
     outcomes: list[Raw]
 
 

@@ -123,7 +123,7 @@ class Intake:
 
     async def _store_all(self, new: list[NewTask], refused: list[ParkedMessage]) -> None:
         try:
-            await self._write(new, refused)
+            accepted = await self._write(new, refused)
         except StoreRefused as error:
             # The database refuses one of them, and the neighbours must not suffer: halve until it is found.
             if len(new) > 1:
@@ -137,8 +137,10 @@ class Intake:
                 await self._store_all([failed], [*refused, parked])
             else:
                 raise
+        else:
+            await self._tell_stored(_terminal(accepted))
 
-    async def _write(self, new: list[NewTask], refused: list[ParkedMessage]) -> None:
+    async def _write(self, new: list[NewTask], refused: list[ParkedMessage]) -> Accepted:
         now = time.time()
         self._place(new)
         mark = self._dispatcher.mark
@@ -153,7 +155,7 @@ class Intake:
             self._doubt(new)
             raise
         self._proceed(new, accepted, refused, now)
-        await self._tell_stored(_terminal(accepted))
+        return accepted
 
     def _place(self, new: Sequence[NewTask]) -> None:
         by_queue: dict[str, list[NewTask]] = defaultdict(list)

@@ -149,7 +149,12 @@ async def test_a_second_process_is_refused(file: Path) -> None:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", SECOND, f"sqlite:///{file}", stderr=asyncio.subprocess.PIPE
         )
-        _, said = await asyncio.wait_for(process.communicate(), 30.0)
+        try:
+            _, said = await asyncio.wait_for(process.communicate(), 30.0)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
     finally:
         await store.stop()
     assert process.returncode == 1
