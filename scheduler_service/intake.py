@@ -171,10 +171,10 @@ class Intake:
                 task.placement = placement
 
     def _doubt(self, new: Sequence[NewTask]) -> None:
+        # Also for those without a placement: they may be queued in the store, and nobody has counted them.
         for task in new:
-            if task.placement is not None:
-                self._dispatcher.doubt(task.message.queue, [task.placement])
-                task.placement = None
+            self._dispatcher.doubt(task.message.queue, [] if task.placement is None else [task.placement])
+            task.placement = None
 
     def _proceed(
         self, new: Sequence[NewTask], accepted: Accepted, refused: Sequence[ParkedMessage], now: float

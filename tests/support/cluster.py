@@ -142,6 +142,11 @@ class Cluster:
         """Start a stream of `count` submissions by a client of its own."""
         return Load(self.client(), self.journal, make, count=count, **options).start()
 
+    def out(self) -> dict[str, float]:
+        """Return what the scheduler still counts in its windows and backlog; a leak there would close them in time."""
+        names = ("warren_in_flight_tasks", "warren_tasks")
+        return {name: count for name in names if (count := self.scheduler.metric(name))}
+
     def leftovers(self) -> dict[str, str]:
         """Return the queues of this namespace that hold messages, ready or unacked."""
         node = self.broker.node
@@ -168,6 +173,10 @@ class Cluster:
             faults.append(str(error))
         try:
             self.await_ready(timeout)
+        except AssertionError as error:
+            faults.append(str(error))
+        try:
+            wait_until(lambda: not self.out(), timeout, "the scheduler counts nothing as out", self.out)
         except AssertionError as error:
             faults.append(str(error))
         logs = {service.name: service.said() for service in self.services}
