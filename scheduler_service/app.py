@@ -71,7 +71,12 @@ class Scheduler:
             max_queues=settings.max_queues,
             report=service.report,
         )
-        timers = Timers(store, rules, queued=dispatcher.queued, report=service.report)
+        timers = Timers(store, rules, queued=dispatcher.queued, doubt=dispatcher.recount, report=service.report)
+
+        def in_doubt() -> None:
+            dispatcher.recount()
+            timers.scheduled()
+
         collector = Collector(
             consuming,
             topology,
@@ -86,6 +91,7 @@ class Scheduler:
             suspect=lambda leases: rescuer.suspect(leases),
             passed=lambda token: rescuer.passed(token),
             landed=dispatcher.wake,
+            doubt=in_doubt,
             mark=lambda: dispatcher.mark,
             telemetry=telemetry,
         )

@@ -74,6 +74,7 @@ class Collector:
         suspect: given the leases that were redelivered, to be judged.
         passed: told the token of each barrier that came through.
         landed: called after each batch: room may have opened.
+        doubt: called when a transaction may or may not have been committed.
         mark: up to which dispatch the broker has confirmed.
         telemetry: where `Replied` and its like go.
     """
@@ -94,6 +95,7 @@ class Collector:
         suspect: Callable[[Sequence[str]], None],
         passed: Callable[[str], None],
         landed: Callable[[], None],
+        doubt: Callable[[], None],
         mark: Callable[[], int],
         telemetry: Telemetry,
     ) -> None:
@@ -108,6 +110,7 @@ class Collector:
         self._suspect = suspect
         self._passed = passed
         self._landed = landed
+        self._doubt = doubt
         self._mark = mark
         self._telemetry = telemetry
         self.consumer = BatchConsumer(connection, topology.reply, self._handle, prefetch=PREFETCH)
@@ -132,8 +135,13 @@ class Collector:
         """
         await reached("collector.before_commit")
         now = time.time()
-        applied = await self._store.run(operations.apply, reports, self._rules, self._mark(), now)
-        await reached("collector.after_commit")
+        try:
+            applied = await self._store.run(operations.apply, reports, self._rules, self._mark(), now)
+            await reached("collector.after_commit")
+        except BaseException:
+            # What was committed all the same changes nothing when it is tried again, so nobody would count it.
+            self._doubt()
+            raise
         self._land(applied, now)
         told: dict[str, list[TaskResult]] = defaultdict(list)
         again: dict[str, list[str]] = defaultdict(list)

@@ -154,6 +154,10 @@ class Dispatcher:
     def doubt(self, queue: str, placements: Sequence[Placement]) -> None:
         """Their transaction may or may not have been committed: look in the store for what it dispatched."""
         self._flights.doubt(queue, placements)
+        self.recount()
+
+    def recount(self) -> None:
+        """A transaction may or may not have been committed: look in the store for what is queued and out."""
         self._doubtful = True
         self._wake.set()
 
@@ -247,6 +251,8 @@ class Dispatcher:
     async def _find_strays(self) -> None:
         doubts = self._flights.doubts()
         outset = await self._store.run(operations.outset)
+        # Answers of the store come in the order of its transactions: whatever was committed before is counted by now.
+        self._flights.retain(outset.dispatched, self._clock())
         strays = self._flights.adopt(outset.dispatched, -1, self._clock())
         self._flights.settle_doubts(doubts)
         self._doubtful = bool(self._flights.doubts())

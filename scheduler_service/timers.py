@@ -30,13 +30,23 @@ class Timers:
         store: where tasks are.
         rules: the limits of the transition function.
         queued: told how many tasks of which queue were queued.
+        doubt: called when a transaction may or may not have been committed.
         report: told when the loop dies.
     """
 
-    def __init__(self, store: Store, rules: Rules, *, queued: Callable[[str, int], None], report: Report) -> None:
+    def __init__(
+        self,
+        store: Store,
+        rules: Rules,
+        *,
+        queued: Callable[[str, int], None],
+        doubt: Callable[[], None],
+        report: Report,
+    ) -> None:
         self._store = store
         self._rules = rules
         self._queued = queued
+        self._doubt = doubt
         self._wake = asyncio.Event()
         self._loop = Background("timers", self._run, report)
 
@@ -70,6 +80,7 @@ class Timers:
                 wait = LONGEST_SLEEP if due is None else min(LONGEST_SLEEP, max(0.0, due - time.time()))
             except StoreError as error:
                 log.warning("timers wait for the store", extra={"reason": str(error)})
+                self._doubt()
             try:
                 async with asyncio.timeout(wait):
                     await self._wake.wait()

@@ -180,6 +180,12 @@ class Flights:
         self._open = dict.fromkeys(sorted(self._open))
         return unsure
 
+    def retain(self, claimed: Iterable[ClaimedTask], now: float) -> None:
+        """Land what is not among `claimed`, all that is out in the store: its end was committed, and nobody heard."""
+        leases = {task.assignment.lease for task in claimed}
+        for lease in self.by_lease.keys() - leases:
+            self.land(lease, now)
+
     def copy(self, lease: str) -> bool:
         """The dispatch is about to be published again; False when it is over, and need not be."""
         flight = self.by_lease.get(lease)

@@ -128,7 +128,7 @@ def test_consumer_timeout_ends_the_consumer(private_broker: RabbitNode, namespac
         channel.add_on_cancel_callback(cancelled.append)
         channel.basic_consume(f"{namespace}.q", lambda *_: None)
         until(lambda: bool(connection.process_data_events(0.1) or cancelled) or not channel.is_open)
-    assert private_broker.queue_depths()[f"{namespace}.q"].ready == 1
+    until(lambda: private_broker.queue_depths()[f"{namespace}.q"].ready == 1)
 
 
 def test_paused_node_does_not_answer_and_goes_on_when_resumed(private_broker: RabbitNode, namespace: str) -> None:

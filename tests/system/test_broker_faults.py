@@ -5,7 +5,9 @@ import time
 import pytest
 
 from deploy.local import RabbitNode
+from tests.support.cluster import Cluster
 from tests.support.conditions import wait_until
+from tests.support.journal import Load
 from tests.system.conftest import Note, StartCluster
 from tests.system.workloads import naps, squares
 
@@ -80,11 +82,10 @@ def test_work_queue_emptied(
     """An operator deletes or purges the work queue while bundles wait in it, twice."""
     cluster = start_on_node(scheduler={"WARREN_RESCUE_INTERVAL": "1"}, slots=4)
     name = f"{cluster.namespace}.work.default"
-    load = cluster.load(naps(0.02), 300, **FLOW)
+    load = cluster.load(naps(0.005), 2000, chunk=50, window=400)
     for _ in range(2):
         load.await_more()
-        cluster.workers[0].pause()
-        wait_until(lambda: (depth := private_broker.queue_depths().get(name)) and depth.ready, 5, "bundles wait")
+        freeze_while_bundles_wait(cluster, load, name)
         private_broker.eval(_ON_QUEUE.format(operation=_OPERATIONS[operation], name=name))
         cluster.workers[0].resume()
     load.join(PATIENCE)
@@ -93,6 +94,19 @@ def test_work_queue_emptied(
     verdict = cluster.assert_nothing_lost()
     assert not verdict.twice, "what was in the queue had not been run"
     note(verdict)
+
+
+def freeze_while_bundles_wait(cluster: Cluster, load: Load, queue: str) -> None:
+    """Freeze the worker at a moment when the queue holds more than the worker has."""
+    node = cluster.broker.node
+    assert node is not None
+    for _ in range(50):
+        cluster.workers[0].pause()
+        if node.queue_depths()[queue].ready:
+            return
+        cluster.workers[0].resume()
+        load.await_more(3)
+    raise AssertionError("no bundle ever waits in the queue")
 
 
 def test_broker_data_wiped(private_broker: RabbitNode, start_on_node: StartCluster, note: Note) -> None:

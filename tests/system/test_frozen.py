@@ -36,9 +36,9 @@ def test_longer_than_the_heartbeat(
     """Four systems at the same time; in each another process is frozen until the broker has given it up."""
     scheduler, one_of_two, only_worker, client = start_on_node.together({}, {"workers": 2}, {}, {})
     loads = [
-        scheduler.load(squares, 300, **FLOW),
+        scheduler.load(naps(0.05), 300, **FLOW),
         one_of_two.load(naps(0.2), 200, **FLOW),
-        only_worker.load(squares, 300, **FLOW),
+        only_worker.load(naps(0.05), 300, **FLOW),
     ]
     confirmed = tmp_path / "confirmed"
     with submitter_process(client.broker.url, client.namespace, confirmed) as submitter:
