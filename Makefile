@@ -4,6 +4,8 @@ export PYTHON
 BIN := .venv/bin
 DEV := .venv/.installed-dev
 BENCH := .venv/.installed-bench
+# The tests wait most of the time: for heartbeats, for brokers to start. The tests of one file share what is slow to start.
+SIDE_BY_SIDE ?= -n 2 --dist loadfile
 
 .PHONY: help check test test-docker demo bench broker up down format clean
 .DEFAULT_GOAL := help
@@ -20,12 +22,13 @@ check: $(DEV) ## Format, lint, types, import contracts and unit tests: what CI r
 
 test: $(DEV) ## Run the whole test suite against a real broker, which is set up if there is none
 	$(BIN)/python -m deploy.local.install
-	$(BIN)/pytest
+	$(BIN)/pytest $(SIDE_BY_SIDE) $(ARGS)
 
 test-docker: ## Run the test suite inside the image of RabbitMQ 4.3 (ARGS=tests/system chooses)
 	@DOCKER_BUILDKIT=1 docker build --file tests/Dockerfile --tag warren-tests \
 		$${PIP_CONFIG_FILE:+--secret id=pip,src="$$PIP_CONFIG_FILE"} .
-	@docker run --rm --init --ulimit core=0 --ulimit nofile=16384:16384 --env PYTEST_ADDOPTS warren-tests $(ARGS)
+	@docker run --rm --init --ulimit core=0 --ulimit nofile=16384:16384 --env PYTEST_ADDOPTS \
+		--volume warren-tests-cache:/tmp/cache warren-tests $(SIDE_BY_SIDE) $(ARGS)
 
 demo: $(DEV) ## Count the words of Python's standard library on two workers, killing one half-way
 	$(BIN)/python -m deploy.demo

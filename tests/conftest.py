@@ -4,14 +4,14 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pika
 import pytest
 
 from common.topology import Topology
 from deploy.local import Broker, BrokerError, RabbitNode, find_broker
-from tests.support import strays
+from tests.support import scenarios, strays
 
 _QUEUES_IN_TESTS = ("default", "email", "math")
 _nodes: set[RabbitNode] = set()
@@ -108,3 +108,8 @@ def _nothing_left_behind() -> Iterator[None]:
         processes, lambda: {pid for node in _nodes for pid in node.processes()}, strays.children
     ) | strays.left_over(threads, set, strays.threads)
     assert not stray, f"the test left behind: {stray}"
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print what became of the system tests' tasks."""
+    scenarios.print_table(terminalreporter)

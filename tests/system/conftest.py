@@ -1,15 +1,16 @@
-"""Starts clusters for the system tests, and prints what became of their tasks."""
+"""Starts clusters for the system tests, and takes down what became of their tasks."""
 
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from deploy.local import Broker, RabbitNode
 from tests.support.cluster import Cluster
+from tests.support.scenarios import remember
 from tests.support.sweeping import sweep
 from tests.support.verdict import Verdict
 
@@ -18,15 +19,6 @@ logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 Note = Callable[..., None]
 _passed = pytest.StashKey[bool]()
-
-
-class _Row(NamedTuple):
-    scenario: str
-    verdict: Verdict
-    seconds: float
-
-
-_rows: list[_Row] = []
 
 
 class StartCluster:
@@ -117,22 +109,6 @@ def note(request: pytest.FixtureRequest) -> Note:
     began = time.monotonic()
 
     def take(verdict: Verdict, name: str = "") -> None:
-        _rows.append(_Row(f"{request.node.name} {name}".strip(), verdict, time.monotonic() - began))
+        remember(request.node, f"{request.node.name} {name}".strip(), verdict, time.monotonic() - began)
 
     return take
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print the table of scenarios."""
-    if not _rows:
-        return
-    terminalreporter.section("nothing lost")
-    width = max(len(row.scenario) for row in _rows)
-    terminalreporter.write_line(f"{'scenario':{width}}  tasks  ran twice  most runs  seconds")
-    for name, verdict, seconds in _rows:
-        terminalreporter.write_line(
-            f"{name:{width}}  {verdict.tasks:5}  {verdict.twice:9}  {verdict.most_runs:9}  {seconds:7.1f}"
-        )
-    tasks = sum(row.verdict.tasks for row in _rows)
-    twice = sum(row.verdict.twice for row in _rows)
-    terminalreporter.write_line(f"{len(_rows)} scenarios, {tasks} tasks, {twice} ran twice, 0 lost")
