@@ -22,7 +22,7 @@ def scheduler(private_broker: RabbitNode) -> Iterator[StandIn]:
 
 @pytest_asyncio.fixture
 async def client(private_broker: RabbitNode) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(private_broker.url(), namespace="faults", publish_timeout=20) as client:
+    async with AsyncClient(private_broker.url(), namespace="faults", publish_timeout=60) as client:
         yield client
 
 

@@ -25,7 +25,7 @@ def scheduler(private_broker: RabbitNode) -> Iterator[StandIn]:
 
 @pytest.fixture
 def client(private_broker: RabbitNode) -> Iterator[Client]:
-    with Client(private_broker.url(), namespace="faults", publish_timeout=20) as client:
+    with Client(private_broker.url(), namespace="faults", publish_timeout=60) as client:
         yield client
 
 
