@@ -84,6 +84,7 @@ class Load:
         self._window = window
         self._give_up = give_up
         self._failure: BaseException | None = None
+        self._enough = threading.Event()
         self.handles: list[Handle[Any]] = []
         self._thread = threading.Thread(target=self._run, name="load", daemon=True)
 
@@ -101,6 +102,10 @@ class Load:
     def confirmed(self) -> int:
         """How many tasks are confirmed."""
         return len(self.handles)
+
+    def enough(self) -> None:
+        """Submit no more: for a stream that has to flow for as long as a fault takes, however fast the machine."""
+        self._enough.set()
 
     def await_more(self, more: int = 40, timeout: float = 40.0) -> None:
         """Return when this many more outcomes have come."""
@@ -126,8 +131,10 @@ class Load:
     def _run(self) -> None:
         try:
             for at in range(0, self._count, self._chunk):
-                while self.confirmed - self.finished >= self._window:
+                while self.confirmed - self.finished >= self._window and not self._enough.is_set():
                     time.sleep(0.005)
+                if self._enough.is_set():
+                    return
                 made = [self._make(key) for key in self._journal.keys(min(self._chunk, self._count - at))]
                 self.handles += self._submit([call.options(task_id=new_task_id()) for call, _ in made], made)
         except BaseException as error:  # the thread's boundary: `join` raises it

@@ -17,6 +17,7 @@ from tests.system.submitter import Confirmed, submitter_process
 from tests.system.workloads import naps, squares
 
 FLOW = {"chunk": 10, "window": 60}
+ENDLESS = 100_000
 PATIENCE = 60.0
 
 
@@ -36,9 +37,9 @@ def test_longer_than_the_heartbeat(
     """Four systems at the same time; in each another process is frozen until the broker has given it up."""
     scheduler, one_of_two, only_worker, client = start_on_node.together({}, {"workers": 2}, {}, {})
     loads = [
-        scheduler.load(naps(0.05), 300, **FLOW),
-        one_of_two.load(naps(0.2), 200, **FLOW),
-        only_worker.load(naps(0.05), 300, **FLOW),
+        scheduler.load(naps(0.05), ENDLESS, **FLOW),
+        one_of_two.load(naps(0.2), ENDLESS, **FLOW),
+        only_worker.load(naps(0.05), ENDLESS, **FLOW),
     ]
     confirmed = tmp_path / "confirmed"
     with submitter_process(client.broker.url, client.namespace, confirmed) as submitter:
@@ -53,13 +54,15 @@ def test_longer_than_the_heartbeat(
         await_stopped(submitter.pid)
 
         await_connections(private_broker, connections - 7)
-        wait_until(lambda: loads[1].finished == 200, 30, "the other worker does it all", lambda: loads[1].finished)
+        loads[1].await_more(100)  # done by the other worker
         before = len(confirms(confirmed))
 
         for service in frozen:
             service.resume()
         submitter.send_signal(signal.SIGCONT)
         for load in loads:
+            load.await_more()
+            load.enough()
             load.join(PATIENCE)
         wait_until(lambda: len(confirms(confirmed)) >= before + 10, 20, "more confirms come")
     take_over(client, confirmed)
