@@ -121,7 +121,15 @@ class UnknownTask(TaskError):
 
 
 class ResultTimeout(WarrenError, TimeoutError):
-    """The wait for a result ended. The task goes on; ask again by its id."""
+    """The wait for a result ended. The task goes on; ask again by its id.
+
+    Attributes:
+        task_id: the task's id; empty when the wait was for many.
+    """
+
+    def __init__(self, message: str, task_id: str = "") -> None:
+        self.task_id = task_id
+        super().__init__(message)
 
 
 class ClientClosed(WarrenError):

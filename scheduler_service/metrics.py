@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter as Counted
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 
@@ -156,19 +157,28 @@ class _Gauges(Collector):
         window = GaugeMetricFamily("warren_window_tasks", "The most that may be out.", labels=("queue",))
         out = GaugeMetricFamily("warren_in_flight_tasks", "Dispatched and unfinished.", labels=("queue",))
         slots = GaugeMetricFamily("warren_live_slots", "Slots of live workers.", labels=("queue",))
-        sums: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+        running = self._running()
+        sums: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0, 0])
         for queue in queues:
             total = sums[self._queue(queue)]
             total[0] += backlog.get(queue, 0)
             total[1] += self._flights.out(queue)
             total[2] += self._flights.window(queue, now).tasks
             total[3] += sum(worker.beat.slots for worker in self._directory.serving(queue))
-        for label, (waiting, flying, room, live) in sums.items():
+            total[4] += running[queue]
+        for label, (waiting, flying, room, live, started) in sums.items():
             state.add_metric((label, "queued"), waiting)
-            state.add_metric((label, "dispatched"), flying)
+            state.add_metric((label, "dispatched"), flying - started)
+            state.add_metric((label, "running"), started)
             window.add_metric((label,), room)
             out.add_metric((label,), flying)
             slots.add_metric((label,), live)
         workers = GaugeMetricFamily("warren_live_workers", "Live workers.", len(self._directory.workers))
         store = GaugeMetricFamily("warren_store_up", "Whether the store takes commits.", float(self._store_up()))
         return [state, window, out, slots, workers, store]
+
+    def _running(self) -> Counted[str]:
+        """How many dispatched tasks of each queue had started when their workers last beat."""
+        flights = self._flights.by_lease
+        leases = (lease for worker in self._directory.workers.values() for lease in worker.running)
+        return Counted(flights[lease].queue for lease in leases if lease in flights)

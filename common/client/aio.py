@@ -244,7 +244,7 @@ class AsyncClient(AsyncSubmitter):
             while left:
                 while not ready:
                     arrived.clear()
-                    async with _limited(deadline, f"{len(left)} tasks are not finished"):
+                    async with _limited(deadline, "", f"{len(left)} tasks are not finished"):
                         await arrived.wait()
                 handle = left.pop(id(ready.popleft()), None)
                 if handle is not None:
@@ -323,7 +323,7 @@ class AsyncClient(AsyncSubmitter):
             if timeout is None:
                 await arrived
             else:
-                async with _limited(loop.time() + timeout, f"task {handle.id} is not finished"):
+                async with _limited(loop.time() + timeout, handle.id, f"task {handle.id} is not finished"):
                     await arrived
         finally:
             handle._unwatch(watcher)
@@ -348,7 +348,7 @@ class AsyncClient(AsyncSubmitter):
         self._flow.rouse()
         deadline = None if timeout is None else loop.time() + timeout
         try:
-            async with _limited(deadline, f"no scheduler has said anything about task {handle.id}"):
+            async with _limited(deadline, handle.id, f"no scheduler has said anything about task {handle.id}"):
                 await answered
         finally:
             core.inquiries.drop(inquiry)
@@ -368,10 +368,10 @@ async def _until(ticket: Ticket, left: int, settled: asyncio.Event) -> None:
 
 
 @asynccontextmanager
-async def _limited(deadline: float | None, otherwise: str) -> AsyncIterator[None]:
+async def _limited(deadline: float | None, task_id: str, otherwise: str) -> AsyncIterator[None]:
     """Raise `ResultTimeout` when the block is not done at the deadline (seconds of the loop's clock)."""
     try:
         async with asyncio.timeout_at(deadline):
             yield
     except TimeoutError:
-        raise ResultTimeout(f"the wait is over: {otherwise}") from None
+        raise ResultTimeout(f"the wait is over: {otherwise}", task_id) from None

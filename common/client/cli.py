@@ -6,6 +6,7 @@ users of the machine could read its password.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -25,7 +26,6 @@ from common.errors import (
     TaskFailed,
     UnknownTask,
 )
-from common.tasks import Call
 from common.wire import TaskStatus
 
 EXIT_TASK: Final = 1
@@ -88,11 +88,10 @@ def submit(
     An argument is taken as JSON where it is JSON, else as text: 2 is a number, '"2"' and two are text. Write -- before
     arguments that begin with a dash.
     """
-    call: Call[Any] = Call(
-        name, tuple(map(_value, args)), _object(kwargs), queue=queue, priority=priority, task_id=task_id
-    )
+    keywords = _object(kwargs)
     with _reporting(as_json), Client(namespace=namespace) as client:
-        handle = client.submit_many([call])[0]
+        options = client.options(queue=queue, priority=priority, task_id=task_id)
+        handle = options.submit(name, *map(_value, args), **keywords)
         if wait:
             _print_result(handle, timeout, as_json)
         else:
@@ -131,12 +130,14 @@ def _print_result(handle: Handle[Any], timeout: float | None, as_json: bool) -> 
 @contextmanager
 def _reporting(as_json: bool) -> Iterator[None]:
     """Turn what a task or its submission ended with into a message and an exit code."""
+    logging.basicConfig(format="warren: %(message)s", level=logging.WARNING)
+    logging.getLogger("pika").setLevel(logging.CRITICAL)  # a lost connection is logged once by us, with its reason
     try:
         yield
     except InvalidTask as error:
         raise click.UsageError(str(error)) from None
     except ResultTimeout as error:
-        _fail(EXIT_TIMEOUT, as_json, str(error), {"state": "waiting"})
+        _fail(EXIT_TIMEOUT, as_json, str(error), {"id": error.task_id, "state": "waiting"})
     except SubmissionError as error:
         _fail(EXIT_UNCONFIRMED, as_json, str(error), {"id": error.ids[0], "state": "unconfirmed"})
     except UnknownTask as error:

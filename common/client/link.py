@@ -215,7 +215,7 @@ class Link:
             return
         wait = reconnect_wait(self._failures)
         level = logging.DEBUG if self._failures else logging.WARNING  # once for each time that it is away
-        log.log(level, "no connection to the broker", extra={"reason": reason, "wait_seconds": round(wait, 3)})
+        log.log(level, "no connection to the broker, trying on: %s", reason, extra={"wait_seconds": round(wait, 3)})
         self._failures += 1
         self._loop.call_later(wait, self._connect)
         self._work()

@@ -229,7 +229,7 @@ class Client(Submitter):
                 if core is not self._link.core:  # at first, and in a child that was forked meanwhile
                     core = self._link.core
                     self._watch(left.values(), ready)
-                done = _next(ready, deadline, f"{len(left)} tasks are not finished")
+                done = _next(ready, deadline, "", f"{len(left)} tasks are not finished")
                 handle = left.pop(id(done), None)
                 if handle is not None:
                     handle._check_open()
@@ -296,7 +296,7 @@ class Client(Submitter):
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             self._watch((handle,), arrived)
-            _next(arrived, deadline, f"task {handle.id} is not finished")
+            _next(arrived, deadline, handle.id, f"task {handle.id} is not finished")
         finally:
             self._unwatch((handle,), arrived)
         handle._check_open()
@@ -323,16 +323,16 @@ class Client(Submitter):
         with self._link.use() as core:
             core.inquiries.add(inquiry, time.monotonic())
         try:
-            _next(answered, deadline, f"no scheduler has said anything about task {handle.id}")
+            _next(answered, deadline, handle.id, f"no scheduler has said anything about task {handle.id}")
         finally:
             with self._link.lock:
                 self._link.core.inquiries.drop(inquiry)
         return inquiry.result()
 
 
-def _next(queue: SimpleQueue[T], deadline: float | None, otherwise: str) -> T:
+def _next(queue: SimpleQueue[T], deadline: float | None, task_id: str, otherwise: str) -> T:
     """The next item, or `ResultTimeout` at the deadline (monotonic seconds)."""
     try:
         return queue.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
     except Empty:
-        raise ResultTimeout(f"the wait is over: {otherwise}") from None
+        raise ResultTimeout(f"the wait is over: {otherwise}", task_id) from None

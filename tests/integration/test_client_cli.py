@@ -74,7 +74,10 @@ def test_a_task_that_does_not_succeed_is_exit_code_1(scheduler: StandIn, name: s
 
 def test_the_end_of_the_wait_is_exit_code_3(scheduler: StandIn) -> None:
     done = run(submit, "never", "--wait", "--timeout", "0.1")
-    assert (done.exit_code, done.stdout) == (3, "")
+    machine = run(submit, "never", "--wait", "--timeout", "0.1", "--json")
+
+    assert (done.exit_code, done.stdout, machine.exit_code) == (3, "", 3)
+    assert scheduler.tasks.keys() == {done.stderr.split()[6], json.loads(machine.stdout)["id"]}
 
 
 def test_an_unknown_task_is_exit_code_4(scheduler: StandIn) -> None:
@@ -91,6 +94,10 @@ def test_a_wrong_task_is_exit_code_2(scheduler: StandIn, arguments: list[str]) -
     done = run(submit, *arguments)
     assert (done.exit_code, done.stdout) == (2, "")
     assert not scheduler.tasks
+
+
+def test_a_wrong_task_is_described_without_a_number(scheduler: StandIn) -> None:
+    assert "call 0" not in run(submit, "no spaces").stderr
 
 
 def test_no_confirm_is_exit_code_5_with_the_id(namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
