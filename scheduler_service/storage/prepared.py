@@ -81,4 +81,4 @@ class LookUp:
             listed: Select[Any] = select(literal_column("value")).select_from(func.json_each(bindparam("listed")))
             statement = self._statement.where(self._column.in_(listed))
             sql = self._compiled[name] = str(statement.compile(dialect=connection.dialect))
-        return connection.exec_driver_sql(sql, (msgspec.json.encode(values).decode(),))
+        return connection.exec_driver_sql(sql, (msgspec.json.encode(values).decode(),)).all()

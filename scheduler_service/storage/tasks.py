@@ -94,13 +94,14 @@ def insert(connection: Connection, new: Sequence[NewTask], now: float) -> None:
 
 def _row(new: NewTask, now: float) -> tuple[Any, ...]:
     message, placement = new.message, new.placement
-    common = (message.id, message.task, message.queue, message.priority, new.args, new.kwargs, new.owner, new.reply_to)
+    first = (message.id, message.task, message.queue, message.priority)
+    then = (new.args, new.kwargs, new.owner, new.reply_to, now)
     if new.refusal is not None:
         error = _encode(new.refusal).decode()
-        return (*common, now, "failed", 0, "", 0, None, "none", 0, False, now, error)
+        return (*first, "failed", *then, 0, "", "none", 0, False, 0, None, now, error)
     if placement is None:
-        return (*common, now, "queued", 0, "", 0, None, "none", 0, False, None, None)
-    return (*common, now, "dispatched", 1, placement.lease, placement.number, now, "none", 0, False, None, None)
+        return (*first, "queued", *then, 0, "", "none", 0, False, 0, None, None, None)
+    return (*first, "dispatched", *then, 1, placement.lease, "none", 0, False, placement.number, now, None, None)
 
 
 _insert = Prepared(
@@ -110,19 +111,19 @@ _insert = Prepared(
         "task",
         "queue",
         "priority",
+        "state",
         "args",
         "kwargs",
         "owner",
         "reply_to",
         "submitted_at",
-        "state",
         "attempt",
         "lease",
-        "dispatch",
-        "dispatched_at",
         "isolation",
         "crashes",
         "held",
+        "dispatch",
+        "dispatched_at",
         "finished_at",
         "error",
     ),
@@ -193,7 +194,7 @@ _finish = Prepared(
         finished_at=bindparam("finished_at"),
         worker=bindparam("worker"),
     ),
-    ("state", "result", "error", "finished_at", "worker", "b_seq", "b_lease", "b_state"),
+    ("state", "finished_at", "worker", "result", "error", "b_seq", "b_lease", "b_state"),
 )
 _save = (
     tasks.update()
@@ -237,7 +238,7 @@ def save(connection: Connection, changes: Iterable[tuple[StoredTask, Task]], now
         error = None if task.error is None else _encode(task.error).decode()
         if terminal and task.crashes == was.crashes:
             finished.append(
-                (task.state.value, result, error, now, stored.worker, stored.seq, was.lease, was.state.value)
+                (task.state.value, now, stored.worker, result, error, stored.seq, was.lease, was.state.value)
             )
             continue
         others.append(
@@ -293,7 +294,7 @@ _claim = Prepared(
         dispatch=bindparam("dispatch"),
         dispatched_at=bindparam("dispatched_at"),
     ),
-    ("state", "lease", "attempt", "dispatch", "dispatched_at", "b_seq"),
+    ("state", "attempt", "lease", "dispatch", "dispatched_at", "b_seq"),
 )
 
 
@@ -317,7 +318,7 @@ def claim(connection: Connection, queue: str, placements: Sequence[Placement], n
             id_, name, placement.lease, attempt + 1, Raw(args.encode()), Raw(kwargs.encode()), _ISOLATIONS[isolation]
         )
         claimed.append(ClaimedTask(assignment, queue, priority, submitted_at, placement.number))
-        changes.append(("dispatched", placement.lease, attempt + 1, placement.number, now, seq))
+        changes.append(("dispatched", attempt + 1, placement.lease, placement.number, now, seq))
     _claim.run(connection, changes)
     return claimed
 
