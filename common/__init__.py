@@ -30,8 +30,8 @@ if TYPE_CHECKING:
         UnknownTask,
         WarrenError,
     )
+    from common.questions import TaskStatus
     from common.tasks import Call, TaskFunction, call, task
-    from common.wire import TaskStatus
 
 __version__: Final = "0.1.0"
 
@@ -73,7 +73,7 @@ _HOMES: Final = {
     "TaskFunction": "common.tasks",
     "call": "common.tasks",
     "task": "common.tasks",
-    "TaskStatus": "common.wire",
+    "TaskStatus": "common.questions",
 }
 
 

@@ -9,10 +9,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from common.broker import BatchConsumer, Connection, Delivery, Publisher
 from common.errors import BrokerError, WireError
+from common.questions import Ask, AskKind, Statuses, TaskStatus
 from common.states import State
 from common.telemetry import Telemetry
 from common.topology import Topology
-from common.wire import Ask, AskKind, Statuses, TaskStatus, Told, check_type, decode
+from common.wire import Told, check_type, decode
 from scheduler_service import operations
 from scheduler_service.events import Parked
 from scheduler_service.fleet.directory import Directory

@@ -30,7 +30,6 @@ from common.states import (
 from common.telemetry import Telemetry
 from common.topology import Topology
 from common.wire import (
-    TYPES,
     Barrier,
     ErrorInfo,
     ErrorKind,
@@ -166,7 +165,7 @@ class Collector:
         returned: Counter[tuple[str, str]] = Counter()
         for delivery in deliveries:
             try:
-                if delivery.type == TYPES[Barrier]:
+                if delivery.type == Barrier.TYPE:
                     tokens.append(decode(Barrier, delivery.body).token)
                     continue
                 check_type(Reply, delivery.type)

@@ -27,9 +27,10 @@ from common.client.inquiries import STATUS_TIMEOUT, Inquiry
 from common.client.messages import CHUNK, MAX_TASK_BYTES, Prepared, completed, prepare, prepare_many
 from common.client.packs import WINDOW, Pack, Ticket, split
 from common.errors import ClientClosed, InvalidTask, ResultTimeout
+from common.questions import TaskStatus
 from common.settings import ClientSettings, load
 from common.tasks import Call, TaskFunction, check_task_id
-from common.wire import MAX_PACK_ITEMS, TaskStatus
+from common.wire import MAX_PACK_ITEMS
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -26,7 +26,7 @@ from common.errors import (
     TaskFailed,
     UnknownTask,
 )
-from common.wire import TaskStatus
+from common.questions import TaskStatus
 
 EXIT_TASK: Final = 1
 """The task failed, was cancelled or expired."""

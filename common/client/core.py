@@ -18,7 +18,8 @@ from common.client.inquiries import Inquiries
 from common.client.packs import Outbox
 from common.client.waiting import Waiting
 from common.errors import WireError
-from common.wire import TYPES, Ask, Statuses, Told, decode
+from common.questions import Ask, Statuses
+from common.wire import Told, decode
 
 H = TypeVar("H", bound=BaseHandle[Any])
 
@@ -107,9 +108,9 @@ class ClientCore:
             now: the time.
         """
         try:
-            if kind == TYPES[Told]:
+            if kind == Told.TYPE:
                 self.waiting.told(decode(Told, body), question, now)
-            elif kind == TYPES[Statuses]:
+            elif kind == Statuses.TYPE:
                 self.inquiries.answered(decode(Statuses, body), now)
             else:
                 log.warning("a message of an unknown type was dropped", extra={"type": kind})

@@ -24,10 +24,11 @@ from common.errors import (
     PublishUnknown,
 )
 from common.ids import new_nonce
+from common.questions import Ask
 from common.settings import BrokerSettings
 from common.telemetry import Telemetry
 from common.topology import Topology
-from common.wire import TYPES, Ask, Submission
+from common.wire import Submission
 
 _NOT_FOUND: Final = 404
 _SHORTEST: Final = 0.01
@@ -172,7 +173,7 @@ class Flow:
                 self._topology.submit_exchange.name,
                 "submit",
                 pack.body,
-                type=TYPES[Submission],
+                type=Submission.TYPE,
                 reply_to=self._reply_to,
                 user_id=self._connection.user,
                 timeout=max(_SHORTEST, pack.deadline - time.monotonic()),

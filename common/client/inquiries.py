@@ -9,7 +9,8 @@ from typing import Final
 from common.client.handles import unknown_task
 from common.client.waiting import ANSWER, DOUBT
 from common.errors import ClientClosed
-from common.wire import MAX_PACK_ITEMS, Ask, AskKind, Statuses, TaskStatus
+from common.questions import Ask, AskKind, Statuses, TaskStatus
+from common.wire import MAX_PACK_ITEMS
 
 STATUS_TIMEOUT: Final = 30.0
 """Seconds that `status` waits for an answer unless it is told otherwise."""

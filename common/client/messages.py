@@ -12,15 +12,7 @@ from msgspec import Raw, Struct
 from common.errors import InvalidTask
 from common.ids import new_task_id
 from common.tasks import Call, TaskFunction, check_target, check_task_id
-from common.wire import (
-    DEFAULT_PRIORITY,
-    DEFAULT_QUEUE,
-    EMPTY_ARGS,
-    EMPTY_KWARGS,
-    TaskMessage,
-    encode,
-    json_depth,
-)
+from common.wire import DEFAULT_PRIORITY, DEFAULT_QUEUE, EMPTY_ARGS, EMPTY_KWARGS, TaskMessage, encode, json_depth
 
 MAX_TASK_BYTES: Final = 256 * 1024
 """Arguments of one task, encoded."""

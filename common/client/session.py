@@ -19,9 +19,10 @@ from pika.exceptions import ChannelClosedByBroker, ChannelClosedByClient
 
 from common.client.packs import Pack
 from common.ids import new_nonce
+from common.questions import Ask
 from common.settings import BrokerSettings
 from common.topology import Topology
-from common.wire import CONTENT_TYPE, TYPES, Ask, Submission, encode
+from common.wire import CONTENT_TYPE, Submission, encode
 
 PERSISTENT: Final = 2
 TRANSIENT: Final = 1
@@ -119,7 +120,7 @@ class Session:
         assert self._publishing is not None
         self._published += 1
         self._unconfirmed[self._published] = pack
-        properties = self._properties(TYPES[Submission], PERSISTENT, message_id=str(self._published))
+        properties = self._properties(Submission.TYPE, PERSISTENT, message_id=str(self._published))
         exchange = self._topology.submit_exchange.name
         self._publishing.basic_publish(exchange, "submit", pack.body, properties, mandatory=True)
 
@@ -130,7 +131,7 @@ class Session:
             if len(self._unsent) == 1:
                 self._connection.channel(on_open_callback=self._asking_open)
             return
-        properties = self._properties(TYPES[Ask], TRANSIENT, correlation_id=question)
+        properties = self._properties(Ask.TYPE, TRANSIENT, correlation_id=question)
         self._asking.basic_publish(self._topology.request_exchange.name, "request", encode(ask), properties)
 
     def close(self) -> None:

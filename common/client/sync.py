@@ -25,9 +25,9 @@ from common.client.link import Link
 from common.client.messages import CHUNK, MAX_TASK_BYTES, Prepared, completed, prepare, prepare_many
 from common.client.packs import WINDOW, Pack, Ticket, split
 from common.errors import ClientClosed, InvalidTask, ResultTimeout
+from common.questions import TaskStatus
 from common.settings import ClientSettings, load
 from common.tasks import Call, TaskFunction, check_task_id
-from common.wire import TaskStatus
 
 P = ParamSpec("P")
 R = TypeVar("R")

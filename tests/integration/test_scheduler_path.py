@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from common.ids import new_task_id
+from common.questions import AskKind, Statuses
 from common.states import State
-from common.wire import AskKind, ErrorKind, Statuses, Told
+from common.wire import ErrorKind, Told
 from deploy.local import Broker
 from tests.support.producer import Producer
 from tests.support.running_scheduler import RunningScheduler

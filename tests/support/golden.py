@@ -7,9 +7,8 @@ from typing import Final
 
 from msgspec import Raw, Struct
 
+from common.questions import Ask, AskKind, Statuses, TaskStatus
 from common.wire import (
-    Ask,
-    AskKind,
     Assignment,
     Barrier,
     Beat,
@@ -23,11 +22,9 @@ from common.wire import (
     OutcomeKind,
     Reply,
     ReturnReason,
-    Statuses,
     Submission,
     TaskMessage,
     TaskResult,
-    TaskStatus,
     Told,
 )
 

@@ -8,9 +8,10 @@ from typing import Any, Self
 
 from common.broker import Connection, Consumer, Delivery, Publisher
 from common.ids import new_nonce, new_task_id
+from common.questions import Ask, AskKind, Statuses
 from common.telemetry import Telemetry
 from common.topology import Topology
-from common.wire import TYPES, Ask, AskKind, Statuses, Submission, TaskResult, Told, decode
+from common.wire import Submission, TaskResult, Told, decode
 from tests.support.waiting import eventually
 
 
@@ -47,7 +48,7 @@ class Producer:
         await self.connection.stop()
 
     def _arrived(self, delivery: Delivery) -> None:
-        if delivery.type == TYPES[Statuses]:
+        if delivery.type == Statuses.TYPE:
             self.answers[delivery.correlation_id or ""] = decode(Statuses, delivery.body)
             return
         told = decode(Told, delivery.body)
@@ -66,7 +67,7 @@ class Producer:
         given: dict[str, Any] = {}
         if queue in ("submit", "request"):
             given = {"user_id": self.connection.user, "reply_to": self.inbox}
-            given["type"] = TYPES[Submission if queue == "submit" else Ask]
+            given["type"] = (Submission if queue == "submit" else Ask).TYPE
         await self.publisher.publish(exchange, queue, body, **(given | properties))
 
     async def submit(self, *tasks: dict[str, Any], **properties: Any) -> list[str]:

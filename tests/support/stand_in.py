@@ -12,22 +12,9 @@ import pika
 from msgspec import Struct
 from pika.exceptions import AMQPError
 
+from common.questions import Ask, AskKind, Statuses, TaskStatus
 from common.topology import Exchange, Queue, Topology
-from common.wire import (
-    TYPES,
-    Ask,
-    AskKind,
-    ErrorInfo,
-    ErrorKind,
-    Statuses,
-    Submission,
-    TaskMessage,
-    TaskResult,
-    TaskStatus,
-    Told,
-    decode,
-    encode,
-)
+from common.wire import ErrorInfo, ErrorKind, Message, Submission, TaskMessage, TaskResult, Told, decode, encode
 
 
 def _run(task: TaskMessage) -> TaskResult | None:
@@ -123,7 +110,7 @@ class StandIn:
                 connection.process_data_events(0.05)
 
     def _submitted(self, channel: Any, method: Any, properties: pika.BasicProperties, body: bytes) -> None:
-        assert properties.type == TYPES[Submission]
+        assert properties.type == Submission.TYPE
         assert properties.delivery_mode == 2
         self.users.add(properties.user_id)
         self.reply_queues.add(properties.reply_to)
@@ -143,7 +130,7 @@ class StandIn:
         channel.basic_ack(method.delivery_tag)
 
     def _question(self, channel: Any, method: Any, properties: pika.BasicProperties, body: bytes) -> None:
-        assert properties.type == TYPES[Ask]
+        assert properties.type == Ask.TYPE
         self.users.add(properties.user_id)
         ask = decode(Ask, body)
         self.asked.append(ask)
@@ -169,8 +156,8 @@ class StandIn:
         state = "queued" if result is None else result.state
         return TaskStatus(task_id, state, self.tasks[task_id].task, self.tasks[task_id].queue)
 
-    def _tell(self, reply_to: str | None, message: Struct, question: str | None) -> None:
-        properties = pika.BasicProperties(type=TYPES[type(message)], correlation_id=question)
+    def _tell(self, reply_to: str | None, message: Message, question: str | None) -> None:
+        properties = pika.BasicProperties(type=message.TYPE, correlation_id=question)
         self._channel.basic_publish("", str(reply_to), encode(message), properties)
 
 

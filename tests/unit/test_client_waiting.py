@@ -15,7 +15,8 @@ from common.client.inquiries import Inquiries, Inquiry
 from common.client.waiting import ANSWER, DOUBT, LONGEST, PAGES, SILENCE, Waiting
 from common.errors import ClientClosed, UnknownTask
 from common.ids import new_task_id
-from common.wire import TYPES, Ask, AskKind, Statuses, TaskResult, TaskStatus, Told, encode
+from common.questions import Ask, AskKind, Statuses, TaskStatus
+from common.wire import TaskResult, Told, encode
 
 Handle = BaseHandle[object]
 
@@ -348,13 +349,13 @@ def test_what_arrives_goes_where_it_belongs() -> None:
     answered: list[Inquiry] = []
     core.inquiries.add(Inquiry("t", ours=True, notify=answered.append), 0)
 
-    core.arrived(TYPES[Told], encode(Told([succeeded(handle)])), None, 1)
-    core.arrived(TYPES[Statuses], encode(Statuses([TaskStatus("t", "queued")])), "s1", 1)
+    core.arrived(Told.TYPE, encode(Told([succeeded(handle)])), None, 1)
+    core.arrived(Statuses.TYPE, encode(Statuses([TaskStatus("t", "queued")])), "s1", 1)
     assert handle.done()
     assert len(answered) == 1
 
 
-@pytest.mark.parametrize("kind", [TYPES[Told], TYPES[Statuses], TYPES[Ask], "warren.told.v2", None])
+@pytest.mark.parametrize("kind", [Told.TYPE, Statuses.TYPE, Ask.TYPE, "warren.told.v2", None])
 @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"\xff", b'{"results": [1]}', b"[" * 100_000])
 def test_garbage_in_the_reply_queue_is_dropped(kind: str | None, body: bytes) -> None:
     core = ClientCore(30)
@@ -393,7 +394,7 @@ def test_a_handle_from_before_a_fork_is_asked_about_when_it_is_watched() -> None
     core.watch(other, woken.append, 0)
     assert [question.ids for _, question in core.asks(0)] == [[handle.id]]
 
-    core.arrived(TYPES[Told], encode(Told([succeeded(handle)])), None, 1)
+    core.arrived(Told.TYPE, encode(Told([succeeded(handle)])), None, 1)
     assert woken == [other, handle] or woken == [handle, other]
     assert other._value() == 1
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from common.states import TERMINAL, Due, Event, Rules, State, Task, Transition, Verdict, transition
+from common.states import TERMINAL, Cancelled, Due, Event, Rules, State, Task, Transition, Verdict, transition
 from scheduler_service.fleet.flights import Flights
 from tests.support.simulation import Faults, Step, Violation, World
 
@@ -63,14 +63,14 @@ def test_a_seed_is_a_life_that_can_be_lived_again() -> None:
 
 def without_the_lease_check(task: Task, event: Event, now: float, rules: Rules) -> Transition:
     """Whatever lease an event is about passes for the current one."""
-    if not isinstance(event, Due) and task.state is State.DISPATCHED:
+    if not isinstance(event, Due | Cancelled) and task.state is State.DISPATCHED:
         event = replace(event, lease=task.lease)
     return transition(task, event, now, rules)
 
 
 def without_the_rule_that_terminal_is_for_ever(task: Task, event: Event, now: float, rules: Rules) -> Transition:
     """A late event moves a terminal task as if it were still out."""
-    if task.state in TERMINAL and not isinstance(event, Due):
+    if task.state in TERMINAL and not isinstance(event, Due | Cancelled):
         task = replace(task, state=State.DISPATCHED, lease=event.lease)
     return transition(task, event, now, rules)
 
