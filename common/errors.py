@@ -5,6 +5,7 @@
     WarrenError
     ├── SettingsError           a setting is missing or wrong; the message lists every fault
     ├── InvalidTask             a task that cannot be submitted as it is (name, queue, size, arguments)
+    ├── InvalidFilter           a question about tasks that cannot be asked as it is
     ├── SubmissionError         a submission that was not confirmed
     │   ├── SubmissionRefused   the broker refused it: it did not happen
     │   └── SubmissionUnknown   no answer: it may have happened; holds the ids, safe to submit again with them
@@ -52,6 +53,10 @@ class SettingsError(WarrenError):
 
 class InvalidTask(WarrenError, ValueError):
     """The task cannot be submitted as it is; nothing was sent."""
+
+
+class InvalidFilter(WarrenError, ValueError):
+    """Which tasks are meant cannot be said like this; nothing was asked."""
 
 
 class SubmissionError(WarrenError):

@@ -19,18 +19,21 @@ from contextlib import asynccontextmanager
 from functools import partial
 from itertools import islice
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, overload
+from typing import Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 from common.client.flow import Flow
 from common.client.handles import BaseHandle
 from common.client.inquiries import STATUS_TIMEOUT, Inquiry
-from common.client.messages import CHUNK, MAX_TASK_BYTES, Prepared, completed, prepare, prepare_many
+from common.client.messages import CHUNK, MAX_TASK_BYTES, Prepared, prepare, prepare_many
+from common.client.options import NOTHING, Chosen
 from common.client.packs import WINDOW, Pack, Ticket, split
 from common.errors import ClientClosed, InvalidTask, ResultTimeout
+from common.options import TaskOptions
 from common.questions import TaskStatus
 from common.settings import ClientSettings, load
 from common.tasks import Call, TaskFunction, check_task_id
 from common.wire import MAX_PACK_ITEMS
+from common.words import Words
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -78,20 +81,21 @@ class AsyncHandle(BaseHandle[R]):
 class AsyncSubmitter:
     """The verbs that submit, with options that hold for each call."""
 
-    def __init__(
-        self, client: AsyncClient | None, queue: str | None, priority: int | None, task_id: str | None
-    ) -> None:
+    def __init__(self, client: AsyncClient | None, chosen: Chosen = NOTHING) -> None:
         self._owner = client
-        self._queue = queue
-        self._priority = priority
-        self._task_id = task_id
+        self._chosen = chosen
 
     def _client(self) -> AsyncClient:
         assert self._owner is not None
         return self._owner
 
     def options(
-        self, *, queue: str | None = None, priority: int | None = None, task_id: str | None = None
+        self,
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        task_id: str | None = None,
+        **words: Unpack[Words],
     ) -> AsyncSubmitter:
         """The same verbs with scheduling options, apart from the task function's own arguments.
 
@@ -99,13 +103,20 @@ class AsyncSubmitter:
             queue: where the tasks go; by default as the task function says, else ``default``.
             priority: 0 (last) to 9 (first); by default as the task function says, else 4.
             task_id: the id of the one task to be submitted. Submitting the same again with the same id is safe.
+            words: when it runs (`delay`, `run_at`, `expires_in`, `expires_at`), how long (`timeout`, `hard_timeout`),
+                how often (`retries`, `backoff`, `retry_on`, `give_up_on`, `max_crashes`), at most once
+                (`idempotency_key`, `idempotency_window`, `unique`), how it is found again (`key`, `labels`), and
+                what is kept (`result_ttl`). `common.options.TaskOptions` says what each means. Spans are seconds or a
+                `timedelta`, points in time a `datetime` with a time zone or seconds since the epoch.
+
+        Raises:
+            InvalidTask: an option is unknown, of a wrong form or out of its range.
+
+        Example::
+
+            client.options(delay=timedelta(hours=1), retries=5, labels={"tenant": "anna"}).submit("report", 7)
         """
-        return AsyncSubmitter(
-            self._client(),
-            self._queue if queue is None else queue,
-            self._priority if priority is None else priority,
-            self._task_id if task_id is None else task_id,
-        )
+        return AsyncSubmitter(self._client(), self._chosen.and_also(queue, priority, task_id, words))
 
     @overload
     async def submit(
@@ -135,8 +146,9 @@ class AsyncSubmitter:
                 the id in the error: the same id is stored once.
             ClientClosed: the client is closed.
         """
-        call: Call[Any] = Call(task, args, kwargs, queue=self._queue, priority=self._priority, task_id=self._task_id)
-        return await self._client()._submit(call)
+        chosen = self._chosen
+        call: Call[Any] = Call(task, args, kwargs, queue=chosen.queue, priority=chosen.priority, task_id=chosen.task_id)
+        return await self._client()._submit(call, chosen.extra)
 
     async def submit_many(self, calls: Iterable[Call[R]]) -> list[AsyncHandle[R]]:
         """Submit many tasks in few messages; returns when all are confirmed.
@@ -150,8 +162,7 @@ class AsyncSubmitter:
             SubmissionRefused, SubmissionUnknown, ClientClosed: as in `submit`; `ids` has the id of each call that was
                 drawn, in order.
         """
-        options = (self._queue, self._priority, self._task_id)
-        return await self._client()._submit_many(completed(calls, *options))
+        return await self._client()._submit_many(self._chosen.for_many(calls), self._chosen.extra)
 
 
 class AsyncClient(AsyncSubmitter):
@@ -177,7 +188,7 @@ class AsyncClient(AsyncSubmitter):
         max_task_bytes: int = MAX_TASK_BYTES,
         **settings: Any,
     ) -> None:
-        super().__init__(None, None, None, None)
+        super().__init__(None)
         given = {"amqp_url": url, "namespace": namespace, **settings}
         loaded = load(ClientSettings, table="client", environ=os.environ, overrides=given)
         self._max_task_bytes = max_task_bytes
@@ -255,8 +266,8 @@ class AsyncClient(AsyncSubmitter):
             for handle in left.values():
                 handle._unwatch(arrive)
 
-    async def _submit(self, call: Call[Any]) -> AsyncHandle[Any]:
-        prepared = prepare(call, self._max_task_bytes)
+    async def _submit(self, call: Call[Any], extra: TaskOptions | None) -> AsyncHandle[Any]:
+        prepared = prepare(call, self._max_task_bytes, extra)
         core = await self._flow.use()
         settled = asyncio.get_running_loop().create_future()
         ticket = Ticket([prepared.task_id], partial(_settle, settled))
@@ -269,14 +280,14 @@ class AsyncClient(AsyncSubmitter):
         ticket.check()
         return handle
 
-    async def _submit_many(self, calls: Iterator[Call[R]]) -> list[AsyncHandle[R]]:
+    async def _submit_many(self, calls: Iterator[Call[R]], extra: TaskOptions | None) -> list[AsyncHandle[R]]:
         handles: list[AsyncHandle[R]] = []
         settled = asyncio.Event()
         ticket = Ticket([], lambda _: settled.set())
         wrong: InvalidTask | None = None
         while not ticket.faults:
             try:
-                chunk = await self._chunk(calls, len(handles))
+                chunk = await self._chunk(calls, extra, len(handles))
             except InvalidTask as error:
                 wrong = error
                 break
@@ -289,11 +300,11 @@ class AsyncClient(AsyncSubmitter):
             raise wrong
         return handles
 
-    async def _chunk(self, calls: Iterator[Call[R]], sent: int) -> list[Prepared]:
+    async def _chunk(self, calls: Iterator[Call[R]], extra: TaskOptions | None, sent: int) -> list[Prepared]:
         """Check and encode the next calls, and let the loop breathe meanwhile."""
         chunk: list[Prepared] = []
         while len(chunk) < CHUNK and (some := list(islice(calls, MAX_PACK_ITEMS))):
-            chunk += prepare_many(some, self._max_task_bytes, first=sent + len(chunk), sent=sent)
+            chunk += prepare_many(some, self._max_task_bytes, extra, first=sent + len(chunk), sent=sent)
             await asyncio.sleep(0)
         return chunk
 

@@ -17,17 +17,20 @@ from collections.abc import Coroutine, Iterable, Iterator
 from itertools import islice
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, overload
+from typing import Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 from common.client.handles import BaseHandle
 from common.client.inquiries import STATUS_TIMEOUT, Inquiry
 from common.client.link import Link
-from common.client.messages import CHUNK, MAX_TASK_BYTES, Prepared, completed, prepare, prepare_many
+from common.client.messages import CHUNK, MAX_TASK_BYTES, Prepared, prepare, prepare_many
+from common.client.options import NOTHING, Chosen
 from common.client.packs import WINDOW, Pack, Ticket, split
 from common.errors import ClientClosed, InvalidTask, ResultTimeout
+from common.options import TaskOptions
 from common.questions import TaskStatus
 from common.settings import ClientSettings, load
 from common.tasks import Call, TaskFunction, check_task_id
+from common.words import Words
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -75,18 +78,21 @@ class Handle(BaseHandle[R]):
 class Submitter:
     """The verbs that submit, with options that hold for each call."""
 
-    def __init__(self, client: Client | None, queue: str | None, priority: int | None, task_id: str | None) -> None:
+    def __init__(self, client: Client | None, chosen: Chosen = NOTHING) -> None:
         self._owner = client
-        self._queue = queue
-        self._priority = priority
-        self._task_id = task_id
+        self._chosen = chosen
 
     def _client(self) -> Client:
         assert self._owner is not None
         return self._owner
 
     def options(
-        self, *, queue: str | None = None, priority: int | None = None, task_id: str | None = None
+        self,
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        task_id: str | None = None,
+        **words: Unpack[Words],
     ) -> Submitter:
         """The same verbs with scheduling options, apart from the task function's own arguments.
 
@@ -94,13 +100,20 @@ class Submitter:
             queue: where the tasks go; by default as the task function says, else ``default``.
             priority: 0 (last) to 9 (first); by default as the task function says, else 4.
             task_id: the id of the one task to be submitted. Submitting the same again with the same id is safe.
+            words: when it runs (`delay`, `run_at`, `expires_in`, `expires_at`), how long (`timeout`, `hard_timeout`),
+                how often (`retries`, `backoff`, `retry_on`, `give_up_on`, `max_crashes`), at most once
+                (`idempotency_key`, `idempotency_window`, `unique`), how it is found again (`key`, `labels`), and
+                what is kept (`result_ttl`). `common.options.TaskOptions` says what each means. Spans are seconds or a
+                `timedelta`, points in time a `datetime` with a time zone or seconds since the epoch.
+
+        Raises:
+            InvalidTask: an option is unknown, of a wrong form or out of its range.
+
+        Example::
+
+            client.options(delay=timedelta(hours=1), retries=5, labels={"tenant": "anna"}).submit("report", 7)
         """
-        return Submitter(
-            self._client(),
-            self._queue if queue is None else queue,
-            self._priority if priority is None else priority,
-            self._task_id if task_id is None else task_id,
-        )
+        return Submitter(self._client(), self._chosen.and_also(queue, priority, task_id, words))
 
     @overload
     def submit(
@@ -128,8 +141,9 @@ class Submitter:
                 the id in the error: the same id is stored once.
             ClientClosed: the client is closed.
         """
-        call: Call[Any] = Call(task, args, kwargs, queue=self._queue, priority=self._priority, task_id=self._task_id)
-        return self._client()._submit(call)
+        chosen = self._chosen
+        call: Call[Any] = Call(task, args, kwargs, queue=chosen.queue, priority=chosen.priority, task_id=chosen.task_id)
+        return self._client()._submit(call, chosen.extra)
 
     def submit_many(self, calls: Iterable[Call[R]]) -> list[Handle[R]]:
         """Submit many tasks in few messages; returns when all are confirmed.
@@ -143,8 +157,7 @@ class Submitter:
             SubmissionRefused, SubmissionUnknown, ClientClosed: as in `submit`; `ids` has the id of each call that was
                 drawn, in order.
         """
-        options = (self._queue, self._priority, self._task_id)
-        return self._client()._submit_many(completed(calls, *options))
+        return self._client()._submit_many(self._chosen.for_many(calls), self._chosen.extra)
 
 
 class Client(Submitter):
@@ -171,7 +184,7 @@ class Client(Submitter):
         max_task_bytes: int = MAX_TASK_BYTES,
         **settings: Any,
     ) -> None:
-        super().__init__(None, None, None, None)
+        super().__init__(None)
         given = {"amqp_url": url, "namespace": namespace, **settings}
         loaded = load(ClientSettings, table="client", environ=os.environ, overrides=given)
         self._max_task_bytes = max_task_bytes
@@ -237,8 +250,8 @@ class Client(Submitter):
         finally:
             self._unwatch(left.values(), ready)
 
-    def _submit(self, call: Call[Any]) -> Handle[Any]:
-        prepared = prepare(call, self._max_task_bytes)
+    def _submit(self, call: Call[Any], extra: TaskOptions | None) -> Handle[Any]:
+        prepared = prepare(call, self._max_task_bytes, extra)
         settled: SimpleQueue[Ticket] = SimpleQueue()
         ticket = Ticket([prepared.task_id], settled.put)
         handle: Handle[Any] = Handle(self, prepared.task_id, prepared.result_type)
@@ -250,7 +263,7 @@ class Client(Submitter):
         ticket.check()
         return handle
 
-    def _submit_many(self, calls: Iterator[Call[R]]) -> list[Handle[R]]:
+    def _submit_many(self, calls: Iterator[Call[R]], extra: TaskOptions | None) -> list[Handle[R]]:
         handles: list[Handle[R]] = []
         settled: SimpleQueue[Ticket] = SimpleQueue()
         ticket = Ticket([], settled.put)
@@ -258,7 +271,7 @@ class Client(Submitter):
         while not ticket.faults and (chunk := list(islice(calls, CHUNK))):
             sent = len(handles)
             try:
-                prepared = prepare_many(chunk, self._max_task_bytes, first=sent, sent=sent)
+                prepared = prepare_many(chunk, self._max_task_bytes, extra, first=sent, sent=sent)
             except InvalidTask as error:
                 wrong = error
                 break
