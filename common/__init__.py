@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from common.client.sync import Client, Handle
     from common.errors import (
         ClientClosed,
+        Fail,
         InvalidTask,
+        NoTask,
         ResultTimeout,
+        Retry,
         SubmissionError,
         SubmissionRefused,
         SubmissionUnknown,
@@ -27,9 +30,11 @@ if TYPE_CHECKING:
         TaskError,
         TaskExpired,
         TaskFailed,
+        TaskTimeout,
         UnknownTask,
         WarrenError,
     )
+    from common.options import Backoff
     from common.questions import TaskStatus
     from common.tasks import Call, TaskFunction, call, task
 
@@ -42,12 +47,16 @@ __all__ = [
     "WARREN",
     "AsyncClient",
     "AsyncHandle",
+    "Backoff",
     "Call",
     "Client",
     "ClientClosed",
+    "Fail",
     "Handle",
     "InvalidTask",
+    "NoTask",
     "ResultTimeout",
+    "Retry",
     "SubmissionError",
     "SubmissionRefused",
     "SubmissionUnknown",
@@ -57,6 +66,7 @@ __all__ = [
     "TaskFailed",
     "TaskFunction",
     "TaskStatus",
+    "TaskTimeout",
     "UnknownTask",
     "WarrenError",
     "__version__",
@@ -69,6 +79,7 @@ _HOMES: Final = {
     "AsyncHandle": "common.client.aio",
     "Client": "common.client.sync",
     "Handle": "common.client.sync",
+    "Backoff": "common.options",
     "Call": "common.tasks",
     "TaskFunction": "common.tasks",
     "call": "common.tasks",

@@ -14,6 +14,10 @@
     │   ├── TaskCancelled       the task was cancelled
     │   ├── TaskExpired         the task was not started in time
     │   └── UnknownTask         the scheduler has no task with this id
+    ├── Retry                   raised by a task function: run me again
+    ├── Fail                    raised by a task function: do not run me again
+    ├── TaskTimeout             raised in a task function whose timeout is over
+    ├── NoTask                  `ctx` was used where no task runs
     ├── ResultTimeout           the wait ended; the task goes on
     ├── ClientClosed            the client was closed while this call was waiting
     ├── BrokerError             about the connection to RabbitMQ
@@ -33,6 +37,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
+
+from common.options import LONGEST
 
 
 class WarrenError(Exception):
@@ -123,6 +130,54 @@ class TaskExpired(TaskError):
 
 class UnknownTask(TaskError):
     """The scheduler has no task with this id (never submitted, or removed after its retention)."""
+
+
+class Retry(WarrenError):
+    """A task function raises this to be run again, as often as `retries` says (10 times when nobody says).
+
+    Args:
+        after: seconds to wait, or a `timedelta`; None for what the task's backoff says.
+        message: why; stored with the attempt.
+
+    Raises:
+        ValueError: `after` is negative or no number.
+
+    Example::
+
+        raise Retry(after=30) from error
+    """
+
+    def __init__(self, after: float | timedelta | None = None, message: str = "") -> None:
+        seconds = after.total_seconds() if isinstance(after, timedelta) else after
+        if seconds is not None and not (isinstance(seconds, (int, float)) and 0 <= seconds <= LONGEST):
+            raise ValueError(f"after is a number of seconds from 0 to {LONGEST:.0f} or a timedelta, not {after!r}")
+        self.after = seconds
+        super().__init__(message or f"asked to be run again{'' if seconds is None else f' after {seconds:g} s'}")
+
+
+class Fail(WarrenError):
+    """A task function raises this to fail for good: whatever `retries` says, it is not run again.
+
+    Example::
+
+        raise Fail("there is no customer 7")
+    """
+
+
+class TaskTimeout(WarrenError):
+    """The task's `timeout` is over. Raised once, in the task function, which may clean up, or return after all.
+
+    In a coroutine function it is raised at an ``await``, and is an `asyncio.CancelledError` too, so that locks and
+    task groups treat it as one. In a thread it is raised between two steps of Python code: not inside a call into C
+    that blocks (``time.sleep``, a socket without a timeout), but after it. In a process it ends such calls too.
+    """
+
+    def __init__(self, message: str = "the task's timeout is over") -> None:
+        super().__init__(message)
+
+
+class NoTask(WarrenError, LookupError):
+    """`ctx` was used outside of a running task function."""
 
 
 class ResultTimeout(WarrenError, TimeoutError):
