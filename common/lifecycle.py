@@ -110,8 +110,11 @@ class Service:
             self._cut_short.set()
         self._asked.set()
 
-    async def run(self) -> int:
+    async def run(self, *, signals: bool = True) -> int:
         """Start, run until asked to end or until a part crashes, drain, stop.
+
+        Args:
+            signals: drain on SIGTERM and SIGINT; not when the process belongs to somebody else.
 
         Returns:
             One of the exit codes of this module.
@@ -119,6 +122,8 @@ class Service:
         Raises:
             Exception: whatever a part raised in its `start`, after the parts before it were stopped.
         """
+        if not signals:
+            return await self._run()
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._signalled, number)
