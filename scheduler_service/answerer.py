@@ -17,10 +17,10 @@ from common.wire import Told, check_type, decode
 from scheduler_service import operations
 from scheduler_service.events import Parked
 from scheduler_service.fleet.directory import Directory
+from scheduler_service.operations import Found
 from scheduler_service.reception import Refusal, check_reply_to, parked_message
 from scheduler_service.storage.parked import ParkedMessage
 from scheduler_service.storage.store import Store
-from scheduler_service.storage.tasks import StoredTask
 
 log = logging.getLogger(__name__)
 
@@ -105,9 +105,10 @@ class Answerer:
 
     async def _answer_status(self, ask: Ask, user: str, reply_to: str, correlation_id: str | None) -> None:
         found, unknown = await self._store.run(operations.look_up, ask.ids, user)
-        await self._publish(reply_to, Statuses([self._describe(stored) for stored in found], unknown), correlation_id)
+        await self._publish(reply_to, Statuses([self._describe(each) for each in found], unknown), correlation_id)
 
-    def _describe(self, stored: StoredTask) -> TaskStatus:
+    def _describe(self, found: Found) -> TaskStatus:
+        stored = found.stored
         task = stored.task
         state = task.state.value
         worker = stored.worker or ""
@@ -121,7 +122,7 @@ class Answerer:
         elif task.state in (State.QUEUED, State.SCHEDULED):
             note = self._directory.why_waiting(stored.queue, stored.name)
         return TaskStatus(
-            stored.id,
+            found.id,
             state,
             stored.name,
             stored.queue,

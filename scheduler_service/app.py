@@ -23,6 +23,7 @@ from common.wire import MAX_PACK_BYTES
 from scheduler_service.answerer import Answerer
 from scheduler_service.collector import Collector
 from scheduler_service.dispatcher import Dispatcher
+from scheduler_service.endings import Endings
 from scheduler_service.fleet.directory import Directory
 from scheduler_service.fleet.flights import Flights
 from scheduler_service.gate import Gate
@@ -67,15 +68,25 @@ class Scheduler:
             topology,
             store,
             flights,
+            rules,
+            ended=lambda ended: endings.announce(ended),
             telemetry=telemetry,
             max_queues=settings.max_queues,
             report=service.report,
         )
-        timers = Timers(store, rules, queued=dispatcher.queued, doubt=dispatcher.recount, report=service.report)
+        timers = Timers(
+            store,
+            rules,
+            queued=dispatcher.queued,
+            ended=lambda ended: endings.settle(ended),
+            doubt=lambda: in_doubt(),
+            report=service.report,
+        )
+        endings = Endings(queued=dispatcher.queued, scheduled=timers.scheduled, tell=teller.tell, telemetry=telemetry)
 
         def in_doubt() -> None:
             dispatcher.recount()
-            timers.scheduled()
+            timers.recount()
 
         collector = Collector(
             consuming,
@@ -88,6 +99,7 @@ class Scheduler:
             tell_stored=teller.tell_stored,
             queued=dispatcher.queued,
             scheduled=timers.scheduled,
+            expect=timers.expect,
             suspect=lambda leases: rescuer.suspect(leases),
             passed=lambda token: rescuer.passed(token),
             landed=dispatcher.wake,
@@ -116,8 +128,10 @@ class Scheduler:
             topology,
             store,
             dispatcher=dispatcher,
+            timers=timers,
             tell_stored=teller.tell_stored,
             limits=Limits(settings.max_task_bytes, settings.max_depth, 2 * MAX_PACK_BYTES + settings.max_task_bytes),
+            result_ttl=settings.result_ttl,
             telemetry=telemetry,
         )
 
@@ -126,7 +140,7 @@ class Scheduler:
             dispatcher.wake()
 
         listener = Listener(consuming, topology, directory, heard=heard, offer=dispatcher.offer)
-        metrics.watch(flights, directory, lambda: dispatcher.backlog, lambda: not store.failure)
+        metrics.watch(flights, directory, lambda: dispatcher.backlog, lambda: timers.waiting, lambda: not store.failure)
 
         self._connections = (consuming, publishing)
         self._store = store
@@ -149,6 +163,7 @@ class Scheduler:
             publishing,
             gate,
             teller,
+            endings,
             listener,
             dispatcher,
             collector,

@@ -72,7 +72,7 @@ class Dispatched(Struct, frozen=True, gc=False):
 
 
 class Finished(Struct, frozen=True, gc=False):
-    """One task became terminal; part of `Replied`.
+    """One task became terminal; part of `Replied` and `Ended`.
 
     Attributes:
         queue, task: its queue and function.
@@ -100,6 +100,12 @@ class Replied(Struct, frozen=True, gc=False):
     batch: int
     finished: Sequence[Finished]
     stale: int
+
+
+class Ended(Struct, frozen=True, gc=False):
+    """Tasks became terminal without a reply: cancelled or expired."""
+
+    finished: Sequence[Finished]
 
 
 class Returned(Struct, frozen=True, gc=False):

@@ -12,7 +12,8 @@ from common.wire import Isolation
 from scheduler_service.fleet.directory import Directory
 from scheduler_service.fleet.rates import CompletionRate, PathTime, RunTimes
 from scheduler_service.fleet.window import Window, window
-from scheduler_service.storage.tasks import ClaimedTask, Placement
+from scheduler_service.storage.claims import ClaimedTask
+from scheduler_service.storage.tasks import Placement
 
 FUNCTIONS = 10_000
 """Functions whose run times are remembered; client-chosen names beyond that share one entry."""

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from common.errors import SettingsError, StoreOutOfDate, StoreUnavailable
 from common.telemetry import Telemetry
 from scheduler_service.events import StoreFailed
-from scheduler_service.storage import engine, tasks
+from scheduler_service.storage import claims, engine
 from scheduler_service.storage.engine import open_engine
 from scheduler_service.storage.migrate import migrate
 from scheduler_service.storage.store import Store
@@ -73,7 +73,7 @@ async def test_a_locked_database_is_unavailable_until_it_is_not(file: Path) -> N
         other.execute("ROLLBACK")
         await accept(store, new())
         assert store.failure == ""
-        assert await store.run(tasks.backlog) == {"default": 2}
+        assert await store.run(claims.backlog) == {"default": 2}
     finally:
         other.close()
         await store.stop()
@@ -119,7 +119,7 @@ async def test_a_full_disk_loses_nothing_and_the_store_recovers_when_there_is_ro
         filler.unlink()
         await accept(store, *large)
         assert store.failure == ""
-        assert await store.run(tasks.backlog) == {"default": kept + len(large)}
+        assert await store.run(claims.backlog) == {"default": kept + len(large)}
         check = await store.run(lambda connection: connection.exec_driver_sql("PRAGMA integrity_check").scalar())
         assert check == "ok"
     finally:

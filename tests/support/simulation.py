@@ -17,7 +17,7 @@ from common.wire import Assignment, ErrorKind
 from scheduler_service.bundles import pack
 from scheduler_service.fleet.directory import Directory
 from scheduler_service.fleet.flights import Flights
-from scheduler_service.storage.tasks import ClaimedTask
+from scheduler_service.storage.claims import ClaimedTask
 from tests.support.simulated_outside import QUEUE, SLOTS, Faults, Message, Outside, Row, Violation
 
 LIMIT = 12

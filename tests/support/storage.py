@@ -15,8 +15,9 @@ from common.wire import TaskMessage
 from scheduler_service import operations
 from scheduler_service.operations import Report
 from scheduler_service.storage import tasks
+from scheduler_service.storage.claims import ClaimedTask
 from scheduler_service.storage.store import Store
-from scheduler_service.storage.tasks import ClaimedTask, NewTask, Placement, StoredTask
+from scheduler_service.storage.tasks import NewTask, Placement, StoredTask
 
 NOW = 1_700_000_000.0
 RULES = Rules(max_crashes=2, unknown_function_grace=60.0, unknown_function_wait=1.0)
@@ -41,7 +42,8 @@ async def accept_carefully(store: Store, *new_tasks: NewTask) -> operations.Acce
 
 
 async def claim(store: Store, queue: str, count: int, first: int = 1) -> list[ClaimedTask]:
-    return (await store.run(operations.claim, {queue: placements(count, first)}, 0, NOW + 1))[queue]
+    wanted = {queue: placements(count, first)}
+    return (await store.run(operations.claim, wanted, RULES, 0, NOW + 1))[queue].tasks
 
 
 async def dispatched(store: Store) -> tuple[str, str]:
