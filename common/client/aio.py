@@ -21,9 +21,11 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, Unpack, overload
 
+from common.client.aio_handle import AsyncHandle
+from common.client.aio_questions import AsyncQuestions
 from common.client.flow import Flow
 from common.client.handles import BaseHandle
-from common.client.inquiries import STATUS_TIMEOUT, Inquiry
+from common.client.inquiries import Inquiries, Inquiry
 from common.client.messages import CHUNK, MAX_TASK_BYTES, Prepared, prepare, prepare_many
 from common.client.options import NOTHING, Chosen
 from common.client.packs import WINDOW, Pack, Ticket, split
@@ -35,47 +37,12 @@ from common.tasks import Call, TaskFunction, check_task_id
 from common.wire import MAX_PACK_ITEMS
 from common.words import Words
 
+__all__ = ["AsyncClient", "AsyncHandle", "AsyncSubmitter"]
+
+A = TypeVar("A")
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-
-
-class AsyncHandle(BaseHandle[R]):
-    """One submitted task. Keep it to be told the outcome; drop it and nothing of it stays in memory."""
-
-    __slots__ = ("_client",)
-
-    def __init__(self, client: AsyncClient, task_id: str, result_type: Any, *, foreign: bool = False) -> None:
-        super().__init__(task_id, result_type, foreign=foreign)
-        self._client = client
-
-    async def result(self, timeout: float | None = None) -> R:
-        """Wait for the outcome and return the result.
-
-        Args:
-            timeout: seconds to wait; None waits as long as the task takes.
-
-        Raises:
-            TaskFailed: the task failed, with type, message and traceback of the remote error.
-            TaskCancelled, TaskExpired: it ended without having been run to its end.
-            UnknownTask: the scheduler has no such task (only for handles made by `AsyncClient.handle`).
-            ResultTimeout: the wait ended; the task goes on.
-            ClientClosed: the client was closed meanwhile.
-        """
-        if self._outcome is None:
-            await self._client._wait(self, timeout)
-        return self._value()
-
-    async def status(self, timeout: float | None = STATUS_TIMEOUT) -> TaskStatus:
-        """Ask the scheduler how the task is now.
-
-        Args:
-            timeout: seconds to wait for the answer; None waits for ever.
-
-        Raises:
-            UnknownTask, ResultTimeout, ClientClosed: as in `result`.
-        """
-        return await self._client._status(self, timeout)
 
 
 class AsyncSubmitter:
@@ -165,7 +132,7 @@ class AsyncSubmitter:
         return await self._client()._submit_many(self._chosen.for_many(calls), self._chosen.extra)
 
 
-class AsyncClient(AsyncSubmitter):
+class AsyncClient(AsyncSubmitter, AsyncQuestions):
     """A client of one namespace on one broker, for one event loop.
 
     It connects on first use, stays connected, reconnects for ever, and asks again for what it may have missed.
@@ -352,18 +319,25 @@ class AsyncClient(AsyncSubmitter):
         self._flow.rouse()
 
     async def _status(self, handle: AsyncHandle[Any], timeout: float | None) -> TaskStatus:
+        core = await self._flow.use()
+        return await self._inquire(core.inquiries, handle, timeout)
+
+    async def _cancel(self, handle: AsyncHandle[Any], timeout: float | None) -> str:
+        core = await self._flow.use()
+        return await self._inquire(core.cancels, handle, timeout)
+
+    async def _inquire(self, inquiries: Inquiries[A], handle: AsyncHandle[Any], timeout: float | None) -> A:
         loop = asyncio.get_running_loop()
         answered = loop.create_future()
-        inquiry = Inquiry(handle.id, ours=not handle._foreign, notify=partial(_settle, answered))
-        core = await self._flow.use()
-        core.inquiries.add(inquiry, time.monotonic())
+        inquiry: Inquiry[A] = Inquiry(handle.id, ours=handle._is_ours(), notify=partial(_settle, answered))
+        inquiries.add(inquiry, time.monotonic())
         self._flow.rouse()
         deadline = None if timeout is None else loop.time() + timeout
         try:
             async with _limited(deadline, handle.id, f"no scheduler has said anything about task {handle.id}"):
                 await answered
         finally:
-            core.inquiries.drop(inquiry)
+            inquiries.drop(inquiry)
         return inquiry.result()
 
 

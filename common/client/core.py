@@ -14,12 +14,13 @@ from itertools import chain
 from typing import Any, TypeVar
 
 from common.client.handles import BaseHandle, Watcher
-from common.client.inquiries import Inquiries
+from common.client.inquiries import cancel_inquiries, status_inquiries
 from common.client.packs import Outbox
+from common.client.requests import Requests
 from common.client.waiting import Waiting
 from common.errors import WireError
-from common.questions import Ask, Statuses
-from common.wire import Told, decode
+from common.questions import Cancelled, Statuses
+from common.wire import Message, Told, decode
 
 H = TypeVar("H", bound=BaseHandle[Any])
 
@@ -35,7 +36,9 @@ class ClientCore:
     Attributes:
         outbox: submissions on their way.
         waiting: handles without an outcome.
-        inquiries: questions about the status of tasks.
+        inquiries: questions about the status of single tasks.
+        cancels: wishes that single tasks be cancelled.
+        requests: questions about many tasks at a time.
         closed: no more calls are taken.
         is_connected: a connection is up.
         trouble: why there is no connection, for the errors of those who wait for one.
@@ -44,7 +47,9 @@ class ClientCore:
     def __init__(self, publish_timeout: float) -> None:
         self.outbox = Outbox(publish_timeout)
         self.waiting = Waiting()
-        self.inquiries = Inquiries()
+        self.inquiries = status_inquiries()
+        self.cancels = cancel_inquiries()
+        self.requests = Requests()
         self.closed = False
         self.is_connected = False
         self.trouble = ""
@@ -55,6 +60,8 @@ class ClientCore:
         self.is_connected = True
         self.waiting.connected(now)
         self.inquiries.connected(now)
+        self.cancels.connected(now)
+        self.requests.connected(now)
 
     def disconnected(self, reason: str) -> None:
         """There is no connection; what was unconfirmed goes out again on the next one."""
@@ -107,21 +114,28 @@ class ClientCore:
             question: the correlation id.
             now: the time.
         """
+        if question is not None and self.requests.answered(question, kind, body):
+            return
         try:
             if kind == Told.TYPE:
                 self.waiting.told(decode(Told, body), question, now)
             elif kind == Statuses.TYPE:
-                self.inquiries.answered(decode(Statuses, body), now)
+                statuses = decode(Statuses, body)
+                self.inquiries.answered({status.id: status for status in statuses.statuses}, statuses.unknown, now)
+            elif kind == Cancelled.TYPE:
+                cancelled = decode(Cancelled, body)
+                more = cancelled.next is not None
+                self.cancels.answered(cancelled.states, cancelled.unknown, now, more=more)
             else:
                 log.warning("a message of an unknown type was dropped", extra={"type": kind})
         except WireError as error:
             log.warning("a message that cannot be decoded was dropped", extra={"reason": str(error)})
 
-    def asks(self, now: float) -> Iterator[tuple[str, Ask]]:
+    def asks(self, now: float) -> Iterator[tuple[str, Message]]:
         """The questions to be sent now, each with its correlation id."""
         if not self.is_connected:
             return iter(())
-        return chain(self.inquiries.asks(now), self.waiting.asks(now))
+        return chain(self.inquiries.asks(now), self.cancels.asks(now), self.requests.asks(now), self.waiting.asks(now))
 
     def expire(self, now: float) -> None:
         """Give up the submissions that had no confirm in time."""
@@ -131,7 +145,8 @@ class ClientCore:
         """When `expire` and `asks` have to be called again at the latest; infinity if nothing is due."""
         due = [self.outbox.deadline()]
         if self.is_connected:
-            due += [self.waiting.wake_at(), self.inquiries.wake_at()]
+            asking = (self.waiting, self.inquiries, self.cancels, self.requests)
+            due += [questions.wake_at() for questions in asking]
         return min((at for at in due if at is not None), default=math.inf)
 
     def close(self) -> None:
@@ -139,4 +154,6 @@ class ClientCore:
         self.closed = True
         self.outbox.close()
         self.inquiries.close()
+        self.cancels.close()
+        self.requests.close()
         self.waiting.close()

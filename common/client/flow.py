@@ -24,11 +24,10 @@ from common.errors import (
     PublishUnknown,
 )
 from common.ids import new_nonce
-from common.questions import Ask
 from common.settings import BrokerSettings
 from common.telemetry import Telemetry
 from common.topology import Topology
-from common.wire import Submission
+from common.wire import Message, Submission
 
 _NOT_FOUND: Final = 404
 _SHORTEST: Final = 0.01
@@ -215,7 +214,7 @@ class Flow:
         except BrokerError as error:
             log.info("the submit exchange could not be declared now", extra={"reason": str(error)})
 
-    async def _ask(self, question: str, ask: Ask) -> None:
+    async def _ask(self, question: str, ask: Message) -> None:
         try:
             await self._questions.publish(
                 self._topology.request_exchange.name,

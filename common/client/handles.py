@@ -44,6 +44,10 @@ class BaseHandle(Generic[R]):
         """Whether the outcome is known here. It does not ask anybody; it becomes true by itself."""
         return self._outcome is not None
 
+    def _is_ours(self) -> bool:
+        """Whether its submission may still be on its way to the scheduler."""
+        return not self._foreign and self._outcome is None
+
     def __repr__(self) -> str:
         outcome = self._outcome
         return f"<task {self.id} {'waiting' if outcome is None else outcome.state}>"

@@ -13,18 +13,21 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from itertools import islice
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, Unpack, overload
 
+from common.client.core import ClientCore
 from common.client.handles import BaseHandle
-from common.client.inquiries import STATUS_TIMEOUT, Inquiry
+from common.client.inquiries import Inquiries, Inquiry
 from common.client.link import Link
 from common.client.messages import CHUNK, MAX_TASK_BYTES, Prepared, prepare, prepare_many
 from common.client.options import NOTHING, Chosen
 from common.client.packs import WINDOW, Pack, Ticket, split
+from common.client.sync_handle import Handle
+from common.client.sync_questions import Questions
 from common.errors import ClientClosed, InvalidTask, ResultTimeout
 from common.options import TaskOptions
 from common.questions import TaskStatus
@@ -32,47 +35,12 @@ from common.settings import ClientSettings, load
 from common.tasks import Call, TaskFunction, check_task_id
 from common.words import Words
 
+__all__ = ["Client", "Handle", "Submitter"]
+
+A = TypeVar("A")
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-
-
-class Handle(BaseHandle[R]):
-    """One submitted task. Keep it to be told the outcome; drop it and nothing of it stays in memory."""
-
-    __slots__ = ("_client",)
-
-    def __init__(self, client: Client, task_id: str, result_type: Any, *, foreign: bool = False) -> None:
-        super().__init__(task_id, result_type, foreign=foreign)
-        self._client = client
-
-    def result(self, timeout: float | None = None) -> R:
-        """Wait for the outcome and return the result.
-
-        Args:
-            timeout: seconds to wait; None waits as long as the task takes.
-
-        Raises:
-            TaskFailed: the task failed, with type, message and traceback of the remote error.
-            TaskCancelled, TaskExpired: it ended without having been run to its end.
-            UnknownTask: the scheduler has no such task (only for handles made by `Client.handle`).
-            ResultTimeout: the wait ended; the task goes on.
-            ClientClosed: the client was closed meanwhile.
-        """
-        if self._outcome is None:
-            self._client._wait(self, timeout)
-        return self._value()
-
-    def status(self, timeout: float | None = STATUS_TIMEOUT) -> TaskStatus:
-        """Ask the scheduler how the task is now.
-
-        Args:
-            timeout: seconds to wait for the answer; None waits for ever.
-
-        Raises:
-            UnknownTask, ResultTimeout, ClientClosed: as in `result`.
-        """
-        return self._client._status(self, timeout)
 
 
 class Submitter:
@@ -160,7 +128,7 @@ class Submitter:
         return self._client()._submit_many(self._chosen.for_many(calls), self._chosen.extra)
 
 
-class Client(Submitter):
+class Client(Submitter, Questions):
     """A client of one namespace on one broker.
 
     It connects on first use, stays connected, reconnects for ever, and asks again for what it may have missed. It is
@@ -330,16 +298,22 @@ class Client(Submitter):
                 handle._unwatch(watcher.put)
 
     def _status(self, handle: Handle[Any], timeout: float | None) -> TaskStatus:
+        return self._inquire(lambda core: core.inquiries, handle, timeout)
+
+    def _cancel(self, handle: Handle[Any], timeout: float | None) -> str:
+        return self._inquire(lambda core: core.cancels, handle, timeout)
+
+    def _inquire(self, of: Callable[[ClientCore], Inquiries[A]], handle: Handle[Any], timeout: float | None) -> A:
         deadline = None if timeout is None else time.monotonic() + timeout
-        answered: SimpleQueue[Inquiry] = SimpleQueue()
-        inquiry = Inquiry(handle.id, ours=not handle._foreign, notify=answered.put)
+        answered: SimpleQueue[Inquiry[A]] = SimpleQueue()
+        inquiry: Inquiry[A] = Inquiry(handle.id, ours=handle._is_ours(), notify=answered.put)
         with self._link.use() as core:
-            core.inquiries.add(inquiry, time.monotonic())
+            of(core).add(inquiry, time.monotonic())
         try:
             _next(answered, deadline, handle.id, f"no scheduler has said anything about task {handle.id}")
         finally:
             with self._link.lock:
-                self._link.core.inquiries.drop(inquiry)
+                of(self._link.core).drop(inquiry)
         return inquiry.result()
 
 
