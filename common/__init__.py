@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from common.errors import (
         ClientClosed,
         Fail,
+        InvalidFilter,
         InvalidTask,
         NoTask,
         ResultTimeout,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
         WarrenError,
     )
     from common.options import Backoff
-    from common.questions import TaskStatus
+    from common.questions import DeadLetter, Progress, TaskStatus
     from common.tasks import Call, TaskFunction, call, task
 
 __version__: Final = "0.1.0"
@@ -51,10 +52,13 @@ __all__ = [
     "Call",
     "Client",
     "ClientClosed",
+    "DeadLetter",
     "Fail",
     "Handle",
+    "InvalidFilter",
     "InvalidTask",
     "NoTask",
+    "Progress",
     "ResultTimeout",
     "Retry",
     "SubmissionError",
@@ -84,6 +88,8 @@ _HOMES: Final = {
     "TaskFunction": "common.tasks",
     "call": "common.tasks",
     "task": "common.tasks",
+    "DeadLetter": "common.questions",
+    "Progress": "common.questions",
     "TaskStatus": "common.questions",
 }
 

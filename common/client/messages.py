@@ -59,7 +59,7 @@ def message(call: Call[Any], chosen: TaskOptions | None = None, *, max_bytes: in
     raw_kwargs = _json(name, kwargs) if kwargs else b""
     size = len(raw_args) + len(raw_kwargs)
     options = None
-    if chosen is not None or declared is not None or getattr(call, "extra", None) is not None:
+    if chosen is not None or declared is not None or call.extra is not None:
         options, more = checked(call, chosen, declared)
         size += more
     if size > max_bytes:

@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from common.errors import InvalidTask
-from common.options import Policy, TaskOptions
+from common.options import TaskOptions
 from common.tasks import Call, TaskFunction
 from common.words import EQUAL, merged, task_options
 
@@ -87,7 +87,7 @@ def checked(
     Raises:
         InvalidTask: a value is of a wrong form or out of its range.
     """
-    options = merged(merged(getattr(call, "extra", None), chosen), declared)
+    options = merged(merged(call.extra, chosen), declared)
     if options is None:
         return None, 0
     if options.unique == EQUAL:
@@ -102,8 +102,7 @@ def checked(
 @lru_cache(maxsize=1024)
 def declared_by(task: TaskFunction[..., Any]) -> TaskOptions | None:
     """What the scheduler has to know of the policy that the task function's decorator declares."""
-    policy: Policy | None = getattr(task, "policy", None)
-    said = {name: value for name in _SCHEDULERS if (value := getattr(policy, name, None)) is not None}
+    said = {name: value for name in _SCHEDULERS if (value := getattr(task.policy, name)) is not None}
     return TaskOptions(**said) if said else None
 
 

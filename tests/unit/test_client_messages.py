@@ -154,3 +154,17 @@ def test_options_count_with_the_arguments() -> None:
 def test_options_of_a_wrong_form_are_found_before_anything_is_sent() -> None:
     with pytest.raises(InvalidTask, match=r"options of 'a'.*retries"):
         message(call("a"), TaskOptions(retries=-1))
+
+
+def test_the_callers_word_counts_before_the_submitters_and_that_before_the_decorators() -> None:
+    own: Registry = {}
+
+    @task(registry=own, expires_in=60, result_ttl=5, retries=9)
+    def function() -> None: ...
+
+    chosen = Chosen().and_also(None, None, None, {"key": "all", "result_ttl": 6}).extra
+    assert message(call(function)).options == TaskOptions(expires_in=60, result_ttl=5), "the worker knows of retries"
+    assert message(call("function"), chosen).options == TaskOptions(key="all", result_ttl=6)
+    assert message(call(function).options(key="one", expires_at=2e9), chosen).options == TaskOptions(
+        key="one", expires_at=2e9, result_ttl=6
+    )
