@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from common.broker import BatchConsumer, Connection, Delivery, Publisher
 from common.errors import BrokerError, WireError
+from common.options import TaskOptions
 from common.questions import Ask, AskKind, Statuses, TaskStatus
 from common.states import State
 from common.telemetry import Telemetry
@@ -121,7 +122,7 @@ class Answerer:
                 note = self._directory.why_waiting(stored.queue, stored.name)
         elif task.state in (State.QUEUED, State.SCHEDULED):
             note = self._directory.why_waiting(stored.queue, stored.name)
-        return TaskStatus(
+        status = TaskStatus(
             found.id,
             state,
             stored.name,
@@ -134,7 +135,19 @@ class Answerer:
             stored.finished_at or 0.0,
             note,
             task.error,
+            task.due_at or 0.0,
+            task.expires_at or 0.0,
+            task.failures,
+            attempts=found.attempts,
+            alias_of=stored.id if found.is_alias else "",
         )
+        if stored.options is not None:
+            options = decode(TaskOptions, stored.options.encode())
+            status.key = options.key or ""
+            status.labels = options.labels or {}
+            status.parent = options.parent or ""
+            status.replay_of = options.replay_of or ""
+        return status
 
     async def _publish(self, reply_to: str, message: Told | Statuses, correlation_id: str | None) -> None:
         try:

@@ -146,6 +146,8 @@ class Scheduler:
         self._store = store
         self._directory = directory
         self._flights = flights
+        self._dispatcher = dispatcher
+        self._timers = timers
         self._consumers: Sequence[BatchConsumer] = tuple(
             part.consumer for part in (intake, collector, answerer, undertaker, listener)
         )

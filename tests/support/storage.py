@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from common.ids import new_task_id
+from common.options import TaskOptions
 from common.states import Event, Rules
 from common.wire import TaskMessage
 from scheduler_service import operations
@@ -24,7 +25,12 @@ RULES = Rules(max_crashes=2, unknown_function_grace=60.0, unknown_function_wait=
 
 
 def new(queue: str = "default", priority: int = 4, **more: Any) -> NewTask:
-    message = TaskMessage(more.pop("id", new_task_id()), more.pop("task", "add"), queue=queue, priority=priority)
+    options = more.pop("options", None)
+    if options is None and more.keys() & {"due_at", "expires_at", "ttl"}:
+        options = TaskOptions()
+    message = TaskMessage(
+        more.pop("id", new_task_id()), more.pop("task", "add"), queue=queue, priority=priority, options=options
+    )
     args, kwargs = more.pop("args", "[1]"), more.pop("kwargs", "{}")
     return NewTask(message, args, kwargs, more.pop("owner", "anna"), more.pop("reply_to", "inbox"), **more)
 
