@@ -16,17 +16,20 @@ from collections.abc import Sequence
 from common.broker import BatchConsumer, Connection, Publisher
 from common.health.server import HealthServer
 from common.lifecycle import Service
+from common.questions import Ask, Cancel, ListTasks
 from common.states import Rules
 from common.telemetry import Telemetry
 from common.topology import Topology
 from common.wire import MAX_PACK_BYTES
 from scheduler_service.answerer import Answerer
+from scheduler_service.canceller import Canceller
 from scheduler_service.collector import Collector
 from scheduler_service.dispatcher import Dispatcher
 from scheduler_service.endings import Endings
 from scheduler_service.fleet.directory import Directory
 from scheduler_service.fleet.flights import Flights
 from scheduler_service.gate import Gate
+from scheduler_service.inquiries import Inquiries
 from scheduler_service.intake import Intake
 from scheduler_service.listener import Listener
 from scheduler_service.metrics import SchedulerMetrics
@@ -120,8 +123,31 @@ class Scheduler:
             report=service.report,
         )
         undertaker = Undertaker(consuming, topology, store, suspect=rescuer.suspect, telemetry=telemetry)
+        inquiries = Inquiries(store, flights, directory, tell_stored=teller.tell_stored)
+        canceller = Canceller(
+            publisher,
+            topology,
+            store,
+            flights,
+            directory,
+            rules,
+            ended=endings.settle,
+            doubt=in_doubt,
+            certain=lambda: not dispatcher.in_doubt,
+            report=service.report,
+        )
         answerer = Answerer(
-            consuming, publisher, topology, store, directory, tell_stored=teller.tell_stored, telemetry=telemetry
+            consuming,
+            publisher,
+            topology,
+            store,
+            answers={
+                Ask.TYPE: inquiries.ask,
+                ListTasks.TYPE: inquiries.list_tasks,
+                Cancel.TYPE: canceller.cancel,
+            },
+            operators=settings.operators,
+            telemetry=telemetry,
         )
         intake = Intake(
             consuming,
@@ -139,7 +165,9 @@ class Scheduler:
             rescuer.heard()
             dispatcher.wake()
 
-        listener = Listener(consuming, topology, directory, heard=heard, offer=dispatcher.offer)
+        listener = Listener(
+            consuming, topology, directory, heard=heard, progressed=flights.progress, offer=dispatcher.offer
+        )
         metrics.watch(flights, directory, lambda: dispatcher.backlog, lambda: timers.waiting, lambda: not store.failure)
 
         self._connections = (consuming, publishing)
@@ -172,6 +200,7 @@ class Scheduler:
             rescuer,
             undertaker,
             timers,
+            canceller,
             answerer,
             intake,
         )

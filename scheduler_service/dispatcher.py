@@ -106,6 +106,11 @@ class Dispatcher:
         """Up to which dispatch the broker has confirmed."""
         return self._flights.confirmed_up_to
 
+    @property
+    def in_doubt(self) -> bool:
+        """Whether something may be out in the store of which nothing is known here yet."""
+        return self._doubtful
+
     async def start(self) -> None:
         """Read what is out and what is queued; publish again what the broker may not have; start the loop."""
         if self._loop.running:

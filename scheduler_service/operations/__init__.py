@@ -20,12 +20,14 @@ from scheduler_service.operations.moving import (
     ripen,
     write_mark,
 )
+from scheduler_service.operations.searching import CancelledPage, cancel, leases_of, list_tasks
 from scheduler_service.storage.parked import park
 
 __all__ = [
     "Accepted",
     "AliasOf",
     "Applied",
+    "CancelledPage",
     "Claimed",
     "Ended",
     "Found",
@@ -36,9 +38,12 @@ __all__ = [
     "accept_carefully",
     "add_queue",
     "apply",
+    "cancel",
     "claim",
     "count_scheduled",
     "known_queues",
+    "leases_of",
+    "list_tasks",
     "look_up",
     "outset",
     "park",

@@ -42,6 +42,7 @@ class RunningScheduler:
 
     Attributes:
         parked: how often what was parked, by (origin, reason).
+        submitted: how many tasks were stored.
         lost: dispatches that were found in nobody's hands, and those of them that became suspects.
     """
 
@@ -59,10 +60,15 @@ class RunningScheduler:
         self.lost: Counter[str] = Counter()
         self.scheduler.telemetry.on(events.Parked, self._on_parked)
         self.scheduler.telemetry.on(events.Lost, self._on_lost)
+        self.scheduler.telemetry.on(events.Submitted, self._on_submitted)
+        self.submitted = 0
         self._task: asyncio.Task[int] | None = None
 
     def _on_parked(self, event: events.Parked) -> None:
         self.parked[event.origin, event.reason] += event.count
+
+    def _on_submitted(self, event: events.Submitted) -> None:
+        self.submitted += sum(event.by_queue.values())
 
     def _on_lost(self, event: events.Lost) -> None:
         self.lost["lost"] += event.count
