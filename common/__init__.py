@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from common.client.aio import AsyncClient, AsyncHandle
     from common.client.sync import Client, Handle
+    from common.context import ctx
     from common.errors import (
         ClientClosed,
         Fail,
@@ -75,6 +76,7 @@ __all__ = [
     "WarrenError",
     "__version__",
     "call",
+    "ctx",
     "task",
 ]
 
@@ -87,6 +89,7 @@ _HOMES: Final = {
     "Call": "common.tasks",
     "TaskFunction": "common.tasks",
     "call": "common.tasks",
+    "ctx": "common.context",
     "task": "common.tasks",
     "DeadLetter": "common.questions",
     "Progress": "common.questions",

@@ -300,6 +300,12 @@ def check_task_id(task_id: str) -> None:
         raise InvalidTask(f"{_short(task_id)} cannot be a task id: a UUID in lower case with its hyphens")
 
 
+def is_coroutine(function: Callable[..., Any]) -> bool:
+    """Whether calling it gives something to await."""
+    called = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
+
+
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
@@ -308,9 +314,7 @@ def _short(value: object) -> str:
 def _runtime(function: Callable[..., Any], wanted: Runtime | str | None) -> Runtime:
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise InvalidTask(f"{_place(function)} is a generator; a task function has to return its result")
-    called = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
-    is_coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
-    own = Runtime.COROUTINE if is_coroutine else Runtime.THREAD
+    own = Runtime.COROUTINE if is_coroutine(function) else Runtime.THREAD
     if wanted not in (None, own, Runtime.PROCESS):
         raise InvalidTask(
             f"{_place(function)} cannot have the runtime {_short(wanted)}: 'process', or nothing for {own.value!r}"

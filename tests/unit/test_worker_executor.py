@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from common.options import Policy
 from common.tasks import TaskFunction
 from common.telemetry import Telemetry
 from common.wire import Assignment, Isolation, Outcome, OutcomeKind, ReturnReason
@@ -26,10 +27,26 @@ class Runtime:
 
     def __init__(self) -> None:
         self.running: list[Attempt] = []
+        self.interrupted: list[Attempt] = []
+        self.cancelled: list[Attempt] = []
+        self.ended: list[Attempt] = []
+        self.abandoned: list[Attempt] = []
 
     async def start(self) -> None: ...
 
     async def stop(self) -> None: ...
+
+    def interrupt(self, attempt: Attempt) -> None:
+        self.interrupted.append(attempt)
+
+    def cancel(self, attempt: Attempt) -> None:
+        self.cancelled.append(attempt)
+
+    def end(self, attempt: Attempt) -> None:
+        self.ended.append(attempt)
+
+    def abandon(self, attempt: Attempt) -> None:
+        self.abandoned.append(attempt)
 
     def run(self, attempts: Sequence[Attempt]) -> None:
         self.running += attempts
@@ -41,20 +58,27 @@ class Bench:
     def __init__(self, slots: int = 2, patience: float = 0.05, drain_timeout: float = 5.0) -> None:
         async def on_loop() -> None: ...
         def in_thread() -> None: ...
+        def in_process() -> None: ...
+        async def limited() -> None: ...
 
         functions: list[Any] = [on_loop, in_thread]
         handlers = {each.__name__: Handler(_task(each)) for each in functions}
-        self.coroutines, self.threads, self.children = Runtime(), Runtime(), Runtime()
+        handlers["in_process"] = Handler(_task(in_process, runtime="process"))
+        handlers["limited"] = Handler(_task(limited, policy=Policy(timeout=0.02, hard_timeout=0.05, retries=3)))
+        self.coroutines, self.threads, self.processes, self.children = Runtime(), Runtime(), Runtime(), Runtime()
         self.answers: list[Outcome] = []
         self.executor = Executor(
             handlers,
             coroutines=self.coroutines,
             threads=self.threads,
+            processes=self.processes,
             children=self.children,
             answer=self._answer,
             announce=self._announce,
             slots=slots,
+            process_slots=1,
             patience=patience,
+            grace=0.02,
             drain_timeout=drain_timeout,
             telemetry=Telemetry(),
         )
@@ -85,8 +109,8 @@ class Bench:
         return [outcome.reason for outcome in self.answers if outcome.kind is OutcomeKind.RETURNED]
 
 
-def _task(function: Any) -> TaskFunction[..., Any]:
-    return TaskFunction(function, name=function.__name__, queue="default", priority=4)
+def _task(function: Any, **more: Any) -> TaskFunction[..., Any]:
+    return TaskFunction(function, name=function.__name__, queue="default", priority=4, **more)
 
 
 async def until(condition: Any) -> None:
