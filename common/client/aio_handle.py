@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from common.client.handles import BaseHandle
+from common.client.handles import UNKNOWN, BaseHandle
 from common.client.inquiries import ANSWER_TIMEOUT
 from common.client.updates import INTERVAL, SHORTEST, Changes, Update
 from common.errors import ResultTimeout, UnknownTask
@@ -120,9 +120,10 @@ class AsyncHandle(BaseHandle[R]):
         try:
             return await self.status(left)
         except (UnknownTask, ResultTimeout):
-            if self._outcome is None:
+            outcome = self._outcome
+            if outcome is None or outcome.state == UNKNOWN:
                 raise
-            return TaskStatus(self.id, self._outcome.state, error=self._outcome.error)  # removed after its retention
+            return TaskStatus(self.id, outcome.state, error=outcome.error)  # removed after its retention
 
     async def _pause(self, seconds: float) -> None:
         """Wait for the outcome, for a while."""

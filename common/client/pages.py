@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 from common.client.filters import filters
+from common.client.handles import UNKNOWN
 from common.client.waiting import DOUBT
 from common.errors import InvalidFilter
 from common.questions import (
@@ -36,8 +37,6 @@ PAGE: Final = 200
 """Tasks or dead letters of one answer."""
 PAYLOADS: Final = 10
 """Dead letters of one answer with their payloads, each of which may be large."""
-UNKNOWN: Final = "unknown"
-"""In the place of a state: the scheduler has no such task."""
 
 
 class Pages(Generic[A, I]):

@@ -183,6 +183,11 @@ async def test_updates_end_with_the_wait(scheduler: StandIn, either: Either) -> 
         await either.all(handle.updates, 0.3)
 
 
+async def test_updates_of_an_unknown_task_are_an_error(scheduler: StandIn, either: Either) -> None:
+    with pytest.raises(UnknownTask):
+        await either.all(either.client.handle(new_task_id()).updates)
+
+
 async def test_updates_of_what_is_gone_after_its_retention_end_with_the_outcome(
     scheduler: StandIn, either: Either
 ) -> None:
