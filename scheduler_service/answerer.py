@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 
 from common.broker import BatchConsumer, Connection, Delivery, Publisher
-from common.errors import BrokerError, WireError
+from common.errors import BrokerError, StoreRefused, WireError
 from common.telemetry import Telemetry
 from common.topology import Topology
 from common.wire import Message
@@ -78,7 +78,8 @@ class Answerer:
         for delivery in deliveries:
             try:
                 await self._answer(delivery)
-            except WireError as error:
+            except (WireError, StoreRefused, ValueError, OverflowError) as error:
+                # Also a value that decodes and that the database refuses: it would come back for ever.
                 refused.append(parked_message("request", delivery, "undecodable", str(error)))
             except Refusal as refusal:
                 refused.append(parked_message("request", delivery, refusal.reason, str(refusal)))

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from common.broker import BatchConsumer, Connection, Publisher
 from common.health.server import HealthServer
 from common.lifecycle import Service
-from common.questions import Ask, Cancel, ListTasks
+from common.questions import Ask, Cancel, Dead, ListTasks
 from common.states import Rules
 from common.telemetry import Telemetry
 from common.topology import Topology
@@ -24,6 +24,7 @@ from common.wire import MAX_PACK_BYTES
 from scheduler_service.answerer import Answerer
 from scheduler_service.canceller import Canceller
 from scheduler_service.collector import Collector
+from scheduler_service.dead_letters import DeadLetterOffice
 from scheduler_service.dispatcher import Dispatcher
 from scheduler_service.endings import Endings
 from scheduler_service.fleet.directory import Directory
@@ -31,6 +32,7 @@ from scheduler_service.fleet.flights import Flights
 from scheduler_service.gate import Gate
 from scheduler_service.inquiries import Inquiries
 from scheduler_service.intake import Intake
+from scheduler_service.janitor import Janitor
 from scheduler_service.listener import Listener
 from scheduler_service.metrics import SchedulerMetrics
 from scheduler_service.reception import Limits
@@ -136,6 +138,8 @@ class Scheduler:
             certain=lambda: not dispatcher.in_doubt,
             report=service.report,
         )
+        dead_letters = DeadLetterOffice(store, queued=dispatcher.queued, doubt=dispatcher.recount)
+        janitor = Janitor(store, settings.result_ttl, telemetry=telemetry, report=service.report)
         answerer = Answerer(
             consuming,
             publisher,
@@ -145,6 +149,7 @@ class Scheduler:
                 Ask.TYPE: inquiries.ask,
                 ListTasks.TYPE: inquiries.list_tasks,
                 Cancel.TYPE: canceller.cancel,
+                Dead.TYPE: dead_letters.answer,
             },
             operators=settings.operators,
             telemetry=telemetry,
@@ -200,6 +205,7 @@ class Scheduler:
             rescuer,
             undertaker,
             timers,
+            janitor,
             canceller,
             answerer,
             intake,

@@ -137,6 +137,18 @@ class Lost(Struct, frozen=True, gc=False):
     suspects: int
 
 
+class Pruned(Struct, frozen=True, gc=False):
+    """What was kept long enough was forgotten.
+
+    Attributes:
+        tasks: finished tasks.
+        parked: parked messages.
+    """
+
+    tasks: int
+    parked: int
+
+
 class Told(Struct, frozen=True, gc=False):
     """Clients were told results.
 

@@ -50,6 +50,8 @@ class SchedulerMetrics:
         self._stale = counter("warren_replies_stale", "Outcomes that changed nothing.")
         self._told = counter("warren_told", "Results told to clients.")
         self._unroutable = counter("warren_told_unroutable", "Results whose client was gone.")
+        self._pruned = counter("warren_tasks_pruned", "Finished tasks that were kept long enough, and forgotten.")
+        self._pruned_parked = counter("warren_parked_pruned", "Parked messages that were kept long enough.")
         self._store_failed = counter("warren_store_failed", "Transactions that were not committed.")
 
         def histogram(name: str, help_text: str, buckets: tuple[float, ...], *labels: str) -> FastHistogram:
@@ -74,6 +76,7 @@ class SchedulerMetrics:
         telemetry.on(events.Lost, self._on_lost)
         telemetry.on(events.Parked, lambda event: self._parked.labels(event.origin, event.reason).inc(event.count))
         telemetry.on(events.Told, self._on_told)
+        telemetry.on(events.Pruned, self._on_pruned)
         telemetry.on(events.StoreCommitted, lambda event: self._commit.observe(event.commit_seconds))
         telemetry.on(events.StoreFailed, lambda event: self._store_failed.inc())
 
@@ -110,6 +113,10 @@ class SchedulerMetrics:
         counts = Counted((finished.queue, finished.task, finished.status) for finished in event.finished)
         for (queue, task, status), count in counts.items():
             self._completed.labels(self._queue(queue), self._task(task), status).inc(count)
+
+    def _on_pruned(self, event: events.Pruned) -> None:
+        self._pruned.inc(event.tasks)
+        self._pruned_parked.inc(event.parked)
 
     def _on_returned(self, event: events.Returned) -> None:
         queue = self._queue(event.queue)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from scheduler_service.operations.accepting import Accepted, AliasOf, accept, accept_carefully
 from scheduler_service.operations.applying import Applied, Ended, Report, apply, result_of, results_to_tell
 from scheduler_service.operations.asking import Found, look_up, result_pages, results_of, wait_for
+from scheduler_service.operations.dead import DeadPage, dead_page
 from scheduler_service.operations.moving import (
     Claimed,
     Outset,
@@ -20,6 +21,7 @@ from scheduler_service.operations.moving import (
     ripen,
     write_mark,
 )
+from scheduler_service.operations.pruning import Pruned, prune, prune_own
 from scheduler_service.operations.searching import CancelledPage, cancel, leases_of, list_tasks
 from scheduler_service.storage.parked import park
 
@@ -29,9 +31,11 @@ __all__ = [
     "Applied",
     "CancelledPage",
     "Claimed",
+    "DeadPage",
     "Ended",
     "Found",
     "Outset",
+    "Pruned",
     "Report",
     "Ripened",
     "accept",
@@ -41,12 +45,15 @@ __all__ = [
     "cancel",
     "claim",
     "count_scheduled",
+    "dead_page",
     "known_queues",
     "leases_of",
     "list_tasks",
     "look_up",
     "outset",
     "park",
+    "prune",
+    "prune_own",
     "result_of",
     "result_pages",
     "results_of",

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 from sqlalchemy import Connection, bindparam, func, select
 
 from common.errors import StoreUnavailable
-from common.options import Policy
+from common.options import Policy, TaskOptions
 from common.states import TERMINAL, State, Task
 from common.wire import NULL, ErrorInfo, Isolation, TaskMessage
 from scheduler_service.storage.prepared import LookUp, Prepared
@@ -350,6 +350,37 @@ _contents = LookUp(
 def contents(connection: Connection, ids: Sequence[str]) -> dict[str, Content]:
     """What was submitted under each of `ids`: (task, args, kwargs, queue, priority, owner, options)."""
     return {row[0]: (row[1], row[2], row[3], row[4], row[5], row[6], row[7]) for row in _contents.run(connection, ids)}
+
+
+_submitted = LookUp(
+    select(
+        tasks.c.id,
+        tasks.c.task,
+        tasks.c.args,
+        tasks.c.kwargs,
+        tasks.c.queue,
+        tasks.c.priority,
+        tasks.c.options,
+    ),
+    tasks.c.id,
+)
+_task_options = msgspec.json.Decoder(TaskOptions)
+
+
+def submitted(connection: Connection, ids: Sequence[str]) -> dict[str, TaskMessage]:
+    """The tasks as they were submitted."""
+    return {
+        id_: TaskMessage(
+            id_,
+            name,
+            Raw(args.encode()),
+            Raw(kwargs.encode()),
+            queue,
+            priority,
+            None if options is None else _task_options.decode(options),
+        )
+        for id_, name, args, kwargs, queue, priority, options in _submitted.run(connection, ids)
+    }
 
 
 def count_by_state(connection: Connection) -> dict[tuple[str, str], int]:
