@@ -233,15 +233,20 @@ class Executor:
         if self._alone is not None:
             self._start_alone(self._alone)
             return
-        if self._process_line:
-            free = min(self._slots - len(self._running), self._process_slots - len(self._in_processes))
-            if free > 0:
-                self._start_many(self._process_line.take(free))
+        if self._process_line and not (self._line and self._line.first.arrived < self._process_line.first.arrived):
+            self._start_in_processes()
         free = self._slots - len(self._running)
         if free > 0 and self._line:
             self._start_many(self._line.take(free))
+        if self._process_line:
+            self._start_in_processes()
         if self._timer is None and (self._line or self._process_line):
             self._watch(min(line.overdue_at for line in (self._line, self._process_line) if line))
+
+    def _start_in_processes(self) -> None:
+        free = min(self._slots - len(self._running), self._process_slots - len(self._in_processes))
+        if free > 0:
+            self._start_many(self._process_line.take(free))
 
     def _start_alone(self, attempt: Attempt) -> None:
         if attempt in self._running or self._announcing is not None:

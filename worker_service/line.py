@@ -23,6 +23,11 @@ class Line:
         return len(self._waiting)
 
     @property
+    def first(self) -> Attempt:
+        """The one that has waited longest."""
+        return self._waiting[0]
+
+    @property
     def overdue_at(self) -> float:
         """When the patience of the first one is over, by the event loop's clock."""
         return self._waiting[0].arrived + self._patience

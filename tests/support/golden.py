@@ -7,8 +7,10 @@ from typing import Final
 
 from msgspec import Raw, Struct
 
-from common.questions import Ask, AskKind, Statuses, TaskStatus
+from common.options import Backoff, BackoffKind, Policy
+from common.questions import Ask, AskKind, Progress, ProgressReport, Statuses, TaskStatus
 from common.wire import (
+    Advice,
     Assignment,
     Barrier,
     Beat,
@@ -71,6 +73,37 @@ MESSAGES: Final[dict[str, Struct]] = {
             Outcome("0193b0de-7c00-7000-8000-000000000004", LEASES[3], 1, OutcomeKind.HELD),
         ],
     ),
+    "bundle-with-policy": Bundle(
+        "default",
+        [
+            Assignment(
+                ADD,
+                "add",
+                LEASES[0],
+                1,
+                Raw(b"[2,3]"),
+                policy=Policy(timeout=10.0, retries=3, backoff=Backoff(BackoffKind.LINEAR, 2.0), retry_on=("OSError",)),
+                starts_within=30.0,
+            )
+        ],
+    ),
+    "reply-of-failures": Reply(
+        WORKER,
+        [
+            Outcome(
+                MAIL,
+                LEASES[1],
+                2,
+                OutcomeKind.FAILED,
+                error=ErrorInfo(ErrorKind.RETRY, "Retry", "the server is busy"),
+                run_seconds=1.5,
+                advice=Advice(after=30.0, retries=5, backoff=Backoff(cap=60.0)),
+            ),
+            Outcome(CRASH, LEASES[2], 3, OutcomeKind.RETURNED, reason=ReturnReason.CANCELLED),
+        ],
+    ),
+    "progress": ProgressReport(WORKER, {LEASES[0]: Progress(3.0, 10.0, "page 3", 1733200000.0)}),
+    "control-cancel": Control(ControlVerb.CANCEL, leases=[LEASES[0], LEASES[1]]),
     "barrier": Barrier("kZ0a1b2c3d4e5f6g"),
     "told": Told(
         [

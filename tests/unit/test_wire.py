@@ -48,12 +48,12 @@ def on_the_wire(name: str) -> bytes:
 
 
 def with_unknown_fields(value: Any) -> Any:
-    """`value` with a field more in each object that is not an argument or a result."""
+    """`value` with a field more in each object that is not an argument, a result or a mapping of the user's or of ids."""
     if isinstance(value, list):
         return [with_unknown_fields(item) for item in value]
     if not isinstance(value, dict):
         return value
-    opaque = ("args", "kwargs", "result")
+    opaque = ("args", "kwargs", "result", "progress", "states", "labels")
     kept = {key: item if key in opaque else with_unknown_fields(item) for key, item in value.items()}
     return {"from_the_future": {"a": [1]}, **kept}
 
@@ -88,10 +88,21 @@ def test_the_names_of_the_types_say_kind_and_version() -> None:
 
 
 def test_the_words_of_the_enumerations_are_pinned() -> None:
-    assert [*ErrorKind] == ["exception", "bad_arguments", "bad_result", "crashed", "unknown_function", "refused"]
+    assert [*ErrorKind] == [
+        *("exception", "bad_arguments", "bad_result", "crashed", "unknown_function", "refused"),
+        *("timeout", "gave_up", "retry"),
+    ]
     assert [*OutcomeKind] == ["succeeded", "failed", "returned", "held"]
-    assert [*ReturnReason] == ["redelivered", "drain", "busy", "unknown_function", "undecodable"]
-    assert [*ControlVerb] == ["probe", "renew"]
+    assert [*ReturnReason] == [
+        "redelivered",
+        "drain",
+        "busy",
+        "unknown_function",
+        "undecodable",
+        "expired",
+        "cancelled",
+    ]
+    assert [*ControlVerb] == ["probe", "cancel", "renew"]
     assert [*AskKind] == ["wait", "status"]
     assert [*Isolation] == ["none", "child", "alone"]
 

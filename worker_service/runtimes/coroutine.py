@@ -53,7 +53,14 @@ class CoroutineRuntime:
         surroundings: what is done for the tasks.
     """
 
-    def __init__(self, limits: Limits, finished: Finished, surroundings: Surroundings) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        finished: Finished,
+        surroundings: Surroundings,
+        new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    ) -> None:
+        self._new_loop = new_loop
         self._limits = limits
         self._finished = finished
         self._surroundings = surroundings
@@ -71,7 +78,7 @@ class CoroutineRuntime:
         if self._thread is not None:
             return
         self._handover = Handover(asyncio.get_running_loop(), self._finished)
-        factory = loop_factory() or asyncio.new_event_loop
+        factory = self._new_loop or loop_factory() or asyncio.new_event_loop
         self._loop = factory()
         self._thread = threading.Thread(target=self._serve, args=(self._loop,), name="coroutines", daemon=True)
         self._thread.start()
