@@ -176,11 +176,11 @@ class Scheduler:
         metrics.watch(flights, directory, lambda: dispatcher.backlog, lambda: timers.waiting, lambda: not store.failure)
 
         self._connections = (consuming, publishing)
-        self._store = store
+        self.store = store
         self._directory = directory
         self._flights = flights
         self._dispatcher = dispatcher
-        self._timers = timers
+        self.timers = timers
         self._consumers: Sequence[BatchConsumer] = tuple(
             part.consumer for part in (intake, collector, answerer, undertaker, listener)
         )
@@ -237,4 +237,4 @@ class Scheduler:
         return "; ".join(stuck) or None
 
     def _store_check(self) -> str | None:
-        return self._store.failure or None
+        return self.store.failure or None

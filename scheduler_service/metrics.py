@@ -57,7 +57,12 @@ class SchedulerMetrics:
         def histogram(name: str, help_text: str, buckets: tuple[float, ...], *labels: str) -> FastHistogram:
             return FastHistogram(name, help_text, labels, buckets, registry)
 
-        self._wait = histogram("warren_task_queue_wait_seconds", "From submission to dispatch.", LONG_SECONDS, "queue")
+        self._wait = histogram(
+            "warren_task_queue_wait_seconds",
+            "From submission, or from when it was due, to dispatch.",
+            LONG_SECONDS,
+            "queue",
+        )
         self._run = histogram("warren_task_run_seconds", "Run times.", LONG_SECONDS, "queue", "task")
         self._total = histogram("warren_task_total_seconds", "From submission to terminal.", LONG_SECONDS, "queue")
         self._intake = histogram("warren_intake_batch_tasks", "Tasks stored together.", COUNTS)

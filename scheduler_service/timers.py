@@ -73,6 +73,11 @@ class Timers:
         """Scheduled tasks by queue, as far as known."""
         return self._waiting
 
+    @property
+    def next_moment(self) -> float | None:
+        """When the next waiting task is due or over, seconds since the epoch; None without any."""
+        return self._next if math.isfinite(self._next) else None
+
     async def start(self) -> None:
         """Count what is scheduled, and start the loop."""
         if self._loop.running:

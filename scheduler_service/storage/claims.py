@@ -12,7 +12,7 @@ from common.options import NO_POLICY, Policy
 from common.wire import Assignment, Isolation
 from scheduler_service.storage.prepared import Prepared
 from scheduler_service.storage.schema import tasks
-from scheduler_service.storage.tasks import Placement, policy_in
+from scheduler_service.storage.tasks import Placement, due_since, policy_in
 
 _ISOLATIONS = {isolation.value: isolation for isolation in Isolation}
 SHORTEST: Final = 0.001
@@ -25,7 +25,7 @@ class ClaimedTask(Struct, gc=False):
     Attributes:
         assignment: what travels to the worker.
         queue, priority: where it belongs.
-        submitted_at: seconds since the epoch.
+        submitted_at: when it was submitted, or due if that was later, seconds since the epoch.
         number: the dispatch number.
     """
 
@@ -107,7 +107,8 @@ def claim(
             policy_to_send(options),
             starts_within(expires_at, now),
         )
-        claimed.append(ClaimedTask(assignment, queue, priority, submitted_at, placement.number))
+        since = submitted_at if options is None else due_since(options, submitted_at)
+        claimed.append(ClaimedTask(assignment, queue, priority, since, placement.number))
         changes.append(("dispatched", attempt + 1, placement.lease, placement.number, now, seq))
     _claim.run(connection, changes)
     return claimed, over

@@ -61,6 +61,8 @@ class Store:
         self._thread: threading.Thread | None = None
         self._connection: Connection | None = None
         self._lock = LockFile(url)
+        self.pending = 0
+        """How many transactions have been asked for and not answered."""
         self.failure = ""
         """Why the last transaction could not be committed; empty when it was."""
 
@@ -107,7 +109,11 @@ class Store:
             raise StoreUnavailable("the store is stopped")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._jobs.put(_Job(lambda connection: function(connection, *args, **kwargs), future))
-        result: T = await future
+        self.pending += 1
+        try:
+            result: T = await future
+        finally:
+            self.pending -= 1
         return result
 
     def _work(self) -> None:

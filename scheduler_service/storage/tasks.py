@@ -19,6 +19,7 @@ from scheduler_service.storage.schema import tasks
 _encode = msgspec.json.encode
 _error = msgspec.json.Decoder(ErrorInfo)
 _policy = msgspec.json.Decoder(Policy)
+_task_options = msgspec.json.Decoder(TaskOptions)
 _STATES = {state.value: state for state in State}
 _ISOLATIONS = {isolation.value: isolation for isolation in Isolation}
 
@@ -312,6 +313,12 @@ def policy_in(options: str) -> Policy:
     return _policy.decode(options)
 
 
+def due_since(options: str, submitted_at: float) -> float:
+    """When a task with these options first became due, seconds since the epoch."""
+    said = _task_options.decode(options)
+    return max(said.run_at or 0.0, submitted_at + (said.delay or 0.0))
+
+
 _point = tasks.update().where(tasks.c.seq == bindparam("b_seq")).values(reply_to=bindparam("reply_to"))
 
 
@@ -364,7 +371,6 @@ _submitted = LookUp(
     ),
     tasks.c.id,
 )
-_task_options = msgspec.json.Decoder(TaskOptions)
 
 
 def submitted(connection: Connection, ids: Sequence[str]) -> dict[str, TaskMessage]:

@@ -292,7 +292,7 @@ def exported() -> set[str]:
     """The names that scheduler and worker expose."""
     scheduler = SchedulerMetrics(Telemetry())
     directory = Directory(15.0)
-    scheduler.watch(Flights(directory, 5000), directory, dict, lambda: True)
+    scheduler.watch(Flights(directory, 5000), directory, dict, dict, lambda: True)
     worker = new_registry("worker")
     nothing: list[str] = []
     WorkerMetrics(
