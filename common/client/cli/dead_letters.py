@@ -95,7 +95,7 @@ def replay(
     """
     words = _words(ones, reason, everything, given)
     with connected(namespace, as_json=as_json) as client:
-        total = len(ones) or _count(client, words, timeout, as_json)
+        total, before = (len(ones), 0) if ones else _count(client, words, timeout, as_json)
         done = _with_bar(client.dead.replay, ones, words, timeout, total, as_json)
     if as_json:
         return
@@ -103,7 +103,10 @@ def replay(
     if len(done) == 1 and again:
         click.echo(f"{_name(done[0])}  replayed as {done[0].replayed_as}")
     else:
-        click.echo(f"{again:,} replayed" + (f", {len(done) - again:,} cannot be" if again < len(done) else ""))
+        parts = [f"{max(0, again - before):,} replayed"]
+        parts += [f"{before:,} had been before"] if before else []
+        parts += [f"{len(done) - again:,} cannot be"] if again < len(done) else []
+        click.echo(", ".join(parts))
     _check_all(len(done), len(ones))
 
 
@@ -127,7 +130,7 @@ def purge(
     """Forget dead letters: these, or those to which all options apply. There is no way back."""
     words = _words(ones, reason, everything, given)
     with connected(namespace, as_json=as_json) as client:
-        total = len(ones) or _count(client, words, timeout, as_json)
+        total = len(ones) or _count(client, words, timeout, as_json)[0]
         if not ones and not yes and sys.stdin.isatty():
             click.confirm(f"Purge {total:,} dead letter{'s' if total != 1 else ''}?", abort=True, err=True)
         done = _with_bar(client.dead.purge, ones, words, timeout, total, as_json)
@@ -143,13 +146,16 @@ def _words(ones: tuple[str, ...], reason: str | None, everything: bool, given: d
     return words
 
 
-def _count(client: Client, words: dict[str, Any], timeout: float | None, as_json: bool) -> int:
-    line, count = LiveLine(quiet=as_json), 0
-    for count, _ in enumerate(client.dead.list(timeout=timeout, **words), 1):
+def _count(client: Client, words: dict[str, Any], timeout: float | None, as_json: bool) -> tuple[int, int]:
+    """How many there are, and how many of them have been replayed."""
+    line, count, replayed = LiveLine(quiet=as_json), 0, 0
+    for letter in client.dead.list(timeout=timeout, **words):
+        count += 1
+        replayed += bool(letter.replayed_as)
         if count % 1000 == 0:
             line.show(f"{count:,} found")
     line.clear()
-    return count
+    return count, replayed
 
 
 def _with_bar(

@@ -45,7 +45,7 @@ def print_result(handle: Handle[Any], timeout: float | None, as_json: bool) -> N
 
 
 def described(known: TaskStatus, now: float) -> list[str]:
-    """Everything about a task, in lines."""
+    """Everything about a task, in lines; of the attempts only the last with its traceback."""
     lines = [f"{known.id}  {known.state}"]
     if known.note:
         lines.append(f"  {known.note}")
@@ -60,10 +60,11 @@ def described(known: TaskStatus, now: float) -> list[str]:
         at: float = getattr(known, f"{name}_at")
         if at:
             lines.append(f"  {name:<10} {clock(at)}  {when(at, now)}")
-    for attempt in known.attempts:
+    for number, attempt in enumerate(known.attempts, 1):
         of = f"attempt {attempt.attempt}" + (f" on {attempt.worker}" if attempt.worker else "")
         lines.append(f"  {of}, ended {clock(attempt.at)}")
-        lines += [f"    {line}" for line in _error(attempt.error)]
+        last = number == len(known.attempts)
+        lines += [f"    {line}" for line in _error(attempt.error)[: None if last else 1]]
     if known.error is not None and not any(attempt.error == known.error for attempt in known.attempts):
         lines += [f"  {line}" for line in _error(known.error)]
     return lines

@@ -13,7 +13,7 @@ import click
 BAR: Final = 30
 """Columns of a progress bar."""
 _WIDEST: Final = 10_000
-_SPANS: Final = (("w", 604_800), ("d", 86_400), ("h", 3600), ("m", 60))
+_SPANS: Final = (("w", 604_800), ("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
 
 
 def width() -> int:
@@ -60,11 +60,14 @@ def when(at: float, now: float) -> str:
 
 
 def short_span(seconds: float) -> str:
-    """The largest unit that fits: ``45s``, ``5m``, ``2h``, ``3d``."""
-    for unit, size in _SPANS:
-        if seconds >= size:
-            return f"{int(seconds // size)}{unit}"
-    return f"{int(seconds)}s"
+    """The largest unit that fits, and the next one while there are few of it: ``45s``, ``5m10s``, ``12h``, ``3d``."""
+    for number, (unit, size) in enumerate(_SPANS):
+        count, rest = divmod(int(seconds), size)
+        if count:
+            smaller = _SPANS[number + 1] if number + 1 < len(_SPANS) else ("", 1)
+            more = f"{rest // smaller[1]}{smaller[0]}" if count < 10 and rest >= smaller[1] and smaller[0] else ""
+            return f"{count}{unit}{more}"
+    return "0s"
 
 
 def clock(at: float) -> str:
