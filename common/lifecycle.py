@@ -75,6 +75,8 @@ class Service:
         self._asked = asyncio.Event()
         self._cut_short = asyncio.Event()
         self._failed = asyncio.Event()
+        self.started = asyncio.Event()
+        """Set when every part has started."""
 
     def add(self, part: P) -> P:
         """Start `part` after those that were added before it. Returns `part`."""
@@ -137,6 +139,7 @@ class Service:
         code = EXIT_FAILED
         try:
             if await self._unless(self._start(), self._asked, self._failed):
+                self.started.set()
                 _log.info("started", extra={"service": self.name})
                 await _first(self._asked, self._failed)
             code = await self._drain()

@@ -117,21 +117,21 @@ class Timers:
         while True:
             self._wake.clear()
             try:
-                wait = await self._look()
+                await self._look()
             except StoreError as error:
                 log.warning("timers wait for the store", extra={"reason": str(error)})
                 self._doubt()
-                wait = LONGEST_SLEEP
+                self._next = math.inf
                 self._wake.clear()
             await asyncio.sleep(REST)
             try:
-                async with asyncio.timeout(wait):
+                async with asyncio.timeout(min(LONGEST_SLEEP, max(0.0, self._next - self._clock()))):
                     await self._wake.wait()
             except TimeoutError:
                 pass
 
-    async def _look(self) -> float:
-        """Move what has to be moved; returns for how many seconds nothing else is to be done."""
+    async def _look(self) -> None:
+        """Move what has to be moved, and find the next moment."""
         if self._doubtful:
             self._waiting = await self._store.run(operations.count_scheduled)
             self._doubtful = False
@@ -144,7 +144,6 @@ class Timers:
         if ripened.ended:
             self._ended(ripened.ended)
         if ripened.full:
-            return 0.0
-        if ripened.next is not None:
+            self._next = -math.inf
+        elif ripened.next is not None:
             self._next = min(self._next, ripened.next)
-        return min(LONGEST_SLEEP, max(0.0, self._next - self._clock()))

@@ -7,9 +7,10 @@ over, since what is drained is still held; the connections are last.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from common.background import Periodic
@@ -101,6 +102,8 @@ class Worker:
         handlers: its task functions.
         environ: the environment, of which suspects' processes get a part.
         telemetry: where the events of all parts go.
+        new_loop: makes the event loop of the coroutine functions; by default uvloop's where it is installed.
+        apart: run suspects, and functions that ask for it, in processes of their own; without it, in threads.
     """
 
     def __init__(
@@ -110,6 +113,8 @@ class Worker:
         *,
         environ: Mapping[str, str] | None = None,
         telemetry: Telemetry | None = None,
+        new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+        apart: bool = True,
     ) -> None:
         self.id = new_worker_id(settings.name)
         self.telemetry = telemetry or Telemetry()
@@ -138,7 +143,8 @@ class Worker:
         self.reporter = Reporter(self.id, self._publisher(publishing), topology.beat_exchange.name)
         self.submitter = Submitter(self._publisher(publishing), topology.submit_exchange.name, publishing.user)
         self._surroundings = Surrounding(self.reporter, self.submitter)
-        self.coroutines = CoroutineRuntime(self._limits, self._finished, self._surroundings)
+        self.coroutines = CoroutineRuntime(self._limits, self._finished, self._surroundings, new_loop)
+        threads = ThreadRuntime(self._threads(handlers, apart), self._limits, self._finished, self._surroundings)
         children = ChildRuntime(self._start_forker, self._finished, self._surroundings, self.service.report)
         self.processes = ProcessRuntime(
             self._start_forker,
@@ -146,16 +152,16 @@ class Worker:
             children.run,
             self._surroundings,
             recycle_after=settings.process_tasks,
-            needed=any(handler.in_process for handler in handlers.values()),
+            needed=apart and any(handler.in_process for handler in handlers.values()),
             telemetry=self.telemetry,
             report=self.service.report,
         )
         self.executor = Executor(
             handlers,
             coroutines=self.coroutines,
-            threads=ThreadRuntime(self._threads(handlers), self._limits, self._finished, self._surroundings),
-            processes=self.processes,
-            children=children,
+            threads=threads,
+            processes=self.processes if apart else threads,
+            children=children if apart else threads,
             answer=self.replier.answer,
             announce=lambda: self.beats.announce(),
             slots=settings.slots,
@@ -250,9 +256,9 @@ class Worker:
             self._surroundings,
         )
 
-    def _threads(self, handlers: Mapping[str, Handler]) -> int:
+    def _threads(self, handlers: Mapping[str, Handler], apart: bool) -> int:
         """One thread for each slot; none when there is no plain function."""
-        plain = any(not handler.is_coroutine and not handler.in_process for handler in handlers.values())
+        plain = any(not handler.is_coroutine and not (apart and handler.in_process) for handler in handlers.values())
         return self._settings.slots if plain else 0
 
     def _renew(self, queue: str) -> None:

@@ -55,6 +55,12 @@ class Deadlines:
         for timer in self._timers.pop(attempt, ()):
             timer.cancel()
 
+    def next_in(self) -> float | None:
+        """Seconds until the next one is over, 0 or more; None without any."""
+        now = asyncio.get_running_loop().time()
+        wanted = [timer.when() - now for timers in self._timers.values() for timer in timers if not timer.cancelled()]
+        return min((seconds for seconds in wanted if seconds > 0), default=None)
+
     def stop(self) -> None:
         """Forget them all."""
         for attempt in list(self._timers):

@@ -125,6 +125,10 @@ class Executor:
         alone = self._alone is not None and self._alone not in self._running
         return len(self._line) + len(self._process_line) + alone
 
+    def next_deadline(self) -> float | None:
+        """Seconds until the next timeout of a running attempt; None without any."""
+        return self._deadlines.next_in()
+
     def running_attempts(self) -> list[Attempt]:
         """The attempts that run now."""
         return list(self._running)

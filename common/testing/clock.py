@@ -7,6 +7,7 @@ blocks in the operating system (`time.sleep`, a socket) is not moved.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from types import TracebackType
 from typing import Any, Self
@@ -66,18 +67,21 @@ class ClockLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self._timers: list[asyncio.TimerHandle] = []
+        self._lock = threading.Lock()
 
-    def call_at(self, when: float, *arguments: Any, **options: Any) -> asyncio.TimerHandle:
+    def call_at(self, when: float, *arguments: Any, **options: Any) -> asyncio.TimerHandle:  # type: ignore[override]
         """See `asyncio.loop.call_at`."""
         handle = super().call_at(when, *arguments, **options)
-        self._timers.append(handle)
+        with self._lock:
+            self._timers.append(handle)
         return handle
 
     def next_timer(self) -> float | None:
         """Seconds, 0 or more, until the next timer that is still wanted; None without any. For any thread."""
         now = self.time()
-        self._timers = [timer for timer in self._timers if not timer.cancelled() and timer.when() > now]
-        return min((timer.when() - now for timer in self._timers), default=None)
+        with self._lock:
+            self._timers = [timer for timer in self._timers if not timer.cancelled() and timer.when() > now]
+            return min((timer.when() - now for timer in self._timers), default=None)
 
 
 def _nothing() -> None:

@@ -42,7 +42,7 @@ class Embedded(Protocol):
     def busy(self) -> bool:
         """Whether something is going on that needs no clock to end."""
 
-    async def next_due(self) -> float | None:
+    def next_due(self) -> float | None:
         """When something has to happen next, seconds since the epoch, as far as is known."""
 
     async def round(self) -> None:
@@ -84,7 +84,10 @@ class WarrenTest:
         settings: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self._tasks = dict(registry if tasks is None else tasks)
-        self._settings: dict[str, dict[str, Any]] = {"scheduler": {}, "worker": {"queues": queues, "slots": slots}}
+        self._settings: dict[str, dict[str, Any]] = {
+            "scheduler": {"dead_after": 6 * LONGEST_STEP},
+            "worker": {"queues": queues, "slots": slots},
+        }
         for table, values in (settings or {}).items():
             self._settings[table] |= values
         self._name = f"test-{secrets.token_hex(4)}"
@@ -128,7 +131,7 @@ class WarrenTest:
         handle = await self.client.submit(task, *args, **kwargs)
         await self.settle()
         while not handle.done():
-            due = await self._next_due()
+            due = self._next_due()
             if due is None:
                 raise ResultTimeout(f"task {handle.id} is not finished, and nothing is due", handle.id)
             await self._step_to(due)
@@ -143,7 +146,7 @@ class WarrenTest:
         until = self._now() + seconds
         await self.settle()
         while (left := until - self._now()) > 0:
-            due = await self._next_due()
+            due = self._next_due()
             step = min(left, LONGEST_STEP)
             if due is not None:
                 step = min(step, max(due - self._now(), 0.001))
@@ -176,8 +179,8 @@ class WarrenTest:
             left -= LONGEST_STEP
             await self.settle()
 
-    async def _next_due(self) -> float | None:
-        due = [await service.next_due() for service in self._services]
+    def _next_due(self) -> float | None:
+        due = [service.next_due() for service in self._services]
         return min((at for at in due if at is not None), default=None)
 
     @staticmethod

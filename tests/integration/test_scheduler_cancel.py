@@ -39,7 +39,7 @@ async def test_what_waits_is_cancelled_at_once_and_for_good(
     assert answer == Cancelled({queued: "cancelled", scheduled: "cancelled"}, [missing])
     assert {result.state for result in await producer.results([queued, scheduled])} == {"cancelled"}
     assert scheduler.scheduler._dispatcher.backlog == {"default": 1}
-    assert scheduler.scheduler._timers.waiting == {}
+    assert scheduler.scheduler.timers.waiting == {}
     worker.decide = succeed
     async with worker:
         assert (await producer.result(kept)).state == "succeeded"

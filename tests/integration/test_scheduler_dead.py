@@ -115,7 +115,7 @@ async def test_a_purge_forgets_what_fits_and_nothing_else(
             count: int = connection.execute(text("SELECT count(*) FROM attempts")).scalar_one()
             return count
 
-        assert await scheduler.scheduler._store.run(attempts) == 1
+        assert await scheduler.scheduler.store.run(attempts) == 1
 
 
 @pytest.mark.parametrize("operators", [(), ("guest",)])

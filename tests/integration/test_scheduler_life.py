@@ -56,12 +56,12 @@ async def test_a_delayed_task_waits_in_the_store_and_starts_when_it_is_due(
         status = await known(producer, late)
         assert status["state"] == "scheduled"
         assert began + 0.5 <= status["due_at"] <= time.time() + 0.5
-        assert scheduler.scheduler._timers.waiting == {"default": 2}
+        assert scheduler.scheduler.timers.waiting == {"default": 2}
         assert (await producer.result(late)).state == "succeeded"
         assert (await scheduler.task(late)).due_at is None
         assert time.time() >= began + 0.5
         assert (await scheduler.task(later)).state is State.SCHEDULED
-        assert scheduler.scheduler._timers.waiting == {"default": 1}
+        assert scheduler.scheduler.timers.waiting == {"default": 1}
 
 
 async def test_what_is_scheduled_is_counted_and_starts_after_a_restart(
@@ -75,9 +75,9 @@ async def test_what_is_scheduled_is_counted_and_starts_after_a_restart(
             )
             assert (await known(producer, ids[-1]))["state"] == "scheduled"
         async with RunningScheduler(broker.url, namespace, tmp_path) as scheduler, worker:
-            assert scheduler.scheduler._timers.waiting == {"default": 5, "email": 1}
+            assert scheduler.scheduler.timers.waiting == {"default": 5, "email": 1}
             assert {result.state for result in await producer.results(ids[:5])} == {"succeeded"}
-            assert scheduler.scheduler._timers.waiting == {"email": 1}
+            assert scheduler.scheduler.timers.waiting == {"email": 1}
 
 
 # --- retries -----------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ async def test_a_retry_that_succeeds_is_a_success(
     async with worker:
         (id_,) = await producer.submit()
         assert (await producer.result(id_)).state == "succeeded"
-        assert scheduler.scheduler._timers.waiting == {}
+        assert scheduler.scheduler.timers.waiting == {}
         assert len((await producer.status(id_))["attempts"]) == 1
 
 
@@ -154,7 +154,7 @@ async def test_what_has_not_started_by_its_time_expires_where_it_waits(
         assert (result.state, result.error) == ("expired", None)
     assert time.time() >= now + 0.4
     assert scheduler.scheduler._dispatcher.backlog == {}
-    assert scheduler.scheduler._timers.waiting == {}
+    assert scheduler.scheduler.timers.waiting == {}
     async with worker:
         (id_,) = await producer.submit(with_options(expires_in=30))
         await producer.result(id_)

@@ -134,11 +134,11 @@ class RunningScheduler:
             found = connection.execute(text(f"SELECT {columns} FROM parked ORDER BY seq"))
             return [ParkedRow._make((*row[:5], msgspec.json.decode(row[5]))) for row in found]
 
-        return await self.scheduler._store.run(read)
+        return await self.scheduler.store.run(read)
 
     async def task(self, id_: str) -> Task:
         """A task as it is stored."""
-        return (await self.scheduler._store.run(tasks.load, [id_]))[id_].task
+        return (await self.scheduler.store.run(tasks.load, [id_]))[id_].task
 
     async def executed(self, sql: str) -> None:
         """Run SQL in the scheduler's own connection."""
@@ -146,4 +146,4 @@ class RunningScheduler:
         def run(connection: Connection) -> None:
             connection.exec_driver_sql(sql)
 
-        await self.scheduler._store.run(run)
+        await self.scheduler.store.run(run)

@@ -51,6 +51,7 @@ class CoroutineRuntime:
         limits: bounds on arguments and results.
         finished: told of what has ended, in the loop that called `start`.
         surroundings: what is done for the tasks.
+        new_loop: makes the event loop; by default uvloop's where it is installed.
     """
 
     def __init__(
