@@ -58,7 +58,7 @@ def said(path: Path) -> list[str]:
 
 
 async def until_running(scheduler: StandInScheduler, running: RunningWorker, work: Assignment) -> None:
-    await scheduler.until(lambda: any(each.assignment is not None for each in _started(running, work)), what="a start")
+    await scheduler.until(lambda: bool(_started(running, work)), what="a start")
 
 
 def _started(running: RunningWorker, work: Assignment) -> list[Any]:
@@ -211,6 +211,47 @@ async def test_only_the_hung_process_is_killed_and_replaced(broker: Broker, name
         assert (await scheduler.outcome(long)).kind is OutcomeKind.SUCCEEDED
         assert [each.reason for each in ends] == ["killed"]
         assert running.worker.processes.size == 2
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [("kill", "killed by SIGKILL, at "), ("exit", "exit code 0 without"), ("parent", "it killed the pro")],
+)
+async def test_a_process_that_dies_is_the_verdict_on_its_own_task(
+    broker: Broker, namespace: str, how: str, says: str
+) -> None:
+    settings = worker_settings(broker.url, namespace, processes=3)
+    async with StandInScheduler(broker.url, namespace) as scheduler, RunningWorker(settings):
+        innocent = [assignment("sleep_in_c", 0.5), assignment("sleep_in_c", 0.5)]
+        guilty = assignment("process_die", how)
+        await scheduler.send(*innocent, guilty)
+        error = error_of(await scheduler.outcome(guilty))
+        assert error.kind is ErrorKind.CRASHED
+        assert error.message.startswith(says)
+        again = [assignment("process_add", 1, 2) for _ in range(3)]
+        await scheduler.send(*again)
+        for each in (*innocent, *again):
+            assert (await scheduler.outcome(each)).kind is OutcomeKind.SUCCEEDED
+
+
+async def test_context_does_not_leak_between_tasks_of_one_process(broker: Broker, namespace: str) -> None:
+    settings = worker_settings(broker.url, namespace, processes=1)
+    async with StandInScheduler(broker.url, namespace) as scheduler, RunningWorker(settings):
+        for number in range(3):
+            work = assignment("process_remember", str(number))
+            await scheduler.send(work)
+            assert value_of(await scheduler.outcome(work)) == ""
+
+
+async def test_draining_waits_for_processes(broker: Broker, namespace: str) -> None:
+    settings = worker_settings(broker.url, namespace, processes=2)
+    async with StandInScheduler(broker.url, namespace) as scheduler:
+        async with RunningWorker(settings) as running:
+            work = assignment("sleep_in_c", 0.5)
+            await scheduler.send(work)
+            await until_running(scheduler, running, work)
+        assert (await scheduler.outcome(work)).kind is OutcomeKind.SUCCEEDED
+        assert running.exit_code == 0
 
 
 async def test_a_soft_timeout_ends_a_blocking_call_in_a_process(broker: Broker, namespace: str) -> None:

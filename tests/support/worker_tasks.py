@@ -356,3 +356,7 @@ def _submit(count: int) -> list[str]:
 
 task(name="submit_in_thread")(_submit)
 task(name="submit_in_process", runtime="process")(_submit)
+
+
+task(name="process_die", runtime="process")(_die)
+task(name="process_remember", runtime="process")(remember.function)

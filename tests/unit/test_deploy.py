@@ -305,6 +305,7 @@ def exported() -> set[str]:
         waiting=lambda: 0.0,
         draining=lambda: 0.0,
         loop_lag=lambda: 0.0,
+        processes=lambda: 0.0,
     )
     return series_names(scheduler.registry) | series_names(worker)
 
