@@ -15,7 +15,7 @@ from msgspec import Raw
 from common import wire
 from common.errors import WireError
 from common.ids import new_task_id
-from common.questions import Ask, AskKind
+from common.questions import Ask, AskKind, DeadVerb
 from common.wire import (
     DEEPEST,
     Beat,
@@ -48,7 +48,7 @@ def on_the_wire(name: str) -> bytes:
 
 
 def with_unknown_fields(value: Any) -> Any:
-    """`value` with a field more in each object that is not an argument, a result or a mapping of the user's or of ids."""
+    """`value` with a field more in each object that is no argument, no result and no mapping of a user's words."""
     if isinstance(value, list):
         return [with_unknown_fields(item) for item in value]
     if not isinstance(value, dict):
@@ -83,7 +83,10 @@ def test_every_kind_of_message_has_a_golden_file_and_every_file_a_message() -> N
 def test_the_names_of_the_types_say_kind_and_version() -> None:
     assert sorted({kind.TYPE for kind in Message.__subclasses__()}) == [
         f"warren.{kind}.v1"
-        for kind in ("ask", "barrier", "beat", "bundle", "control", "reply", "statuses", "submission", "told")
+        for kind in (
+            *("ask", "barrier", "beat", "bundle", "cancel", "cancelled", "control", "dead-letters", "dead", "list"),
+            *("progress", "reply", "statuses", "submission", "told"),
+        )
     ]
 
 
@@ -104,6 +107,7 @@ def test_the_words_of_the_enumerations_are_pinned() -> None:
     ]
     assert [*ControlVerb] == ["probe", "cancel", "renew"]
     assert [*AskKind] == ["wait", "status"]
+    assert [*DeadVerb] == ["list", "show", "replay", "purge"]
     assert [*Isolation] == ["none", "child", "alone"]
 
 
