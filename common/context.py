@@ -21,6 +21,8 @@ from concurrent.futures import Future
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
+from msgspec import Struct
+
 from common.errors import NoTask
 from common.options import TaskOptions
 from common.questions import Progress
@@ -75,28 +77,24 @@ class Child:
         return self.task_id
 
 
-class TaskContext:
+class TaskContext(Struct, gc=False):
     """One attempt, from its start to its end.
 
-    Args:
+    Attributes:
         assignment: the attempt.
         queue: where it came from.
         surroundings: what the runtime does for it.
-    Attributes:
         cancelled: it was cancelled, or its hard timeout is over.
         deadline: seconds since the epoch; None when it has no timeout.
         children: what it has submitted; None before the first.
     """
 
-    __slots__ = ("assignment", "cancelled", "children", "deadline", "queue", "surroundings")
-
-    def __init__(self, assignment: Assignment, queue: str, surroundings: Surroundings) -> None:
-        self.assignment = assignment
-        self.queue = queue
-        self.surroundings = surroundings
-        self.cancelled = False
-        self.deadline: float | None = None
-        self.children: list[Child] | None = None
+    assignment: Assignment
+    queue: str
+    surroundings: Surroundings
+    cancelled: bool = False
+    deadline: float | None = None
+    children: list[Child] | None = None
 
 
 current: Final[ContextVar[TaskContext]] = ContextVar("warren_task")

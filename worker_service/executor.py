@@ -164,11 +164,12 @@ class Executor:
         if self._endings:
             done = self._settled(done)
         running = self._running
+        alone = self._alone
         for attempt, _ in done:
             running.discard(attempt)
             if attempt.policy is not None:
                 self._deadlines.forget(attempt)
-            if attempt is self._alone:
+            if attempt is alone:
                 self._alone = None
         if self._in_processes:
             self._in_processes.difference_update([attempt for attempt, _ in done])
@@ -285,14 +286,13 @@ class Executor:
                 expired.append(attempt)
                 continue
             attempt.started = now
-            self._running.add(attempt)
             queue = attempt.bundle.queue
             waits.setdefault(queue, []).append(now - attempt.arrived)
             runtime = self._runtime_of(attempt)
             batches.setdefault(runtime, []).append(attempt)
             if runtime is self._children:
                 suspects[queue] = suspects.get(queue, 0) + 1
-            elif runtime is self._processes:
+            elif attempt.handler.in_process:
                 self._in_processes.add(attempt)
             if attempt.handler.timed or assignment.policy is not None:
                 attempt.policy = policy_of(assignment.policy, attempt.handler.policy)
@@ -303,6 +303,7 @@ class Executor:
             self._idle.clear()
             self._telemetry.emit(Started(waits, suspects))
         for runtime, batch in batches.items():
+            self._running.update(batch)
             runtime.run(batch)
         if self.on_first_start is not None:
             callback, self.on_first_start = self.on_first_start, None
