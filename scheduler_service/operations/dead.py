@@ -105,7 +105,7 @@ def _failed(connection: Connection, ask: Dead, page: Page, now: float) -> DeadPa
             task.id,
             0,
             task.finished_at or 0.0,
-            "work",
+            task.queue,
             _reason(task),
             "" if task.task.error is None else task.task.error.message[:LONGEST_DETAIL],
             task.name,
