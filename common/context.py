@@ -50,13 +50,13 @@ class Child:
     since a task does not succeed before its children are confirmed.
 
     Attributes:
-        task_id: its id.
+        id: its id.
     """
 
-    __slots__ = ("_confirmed", "task_id")
+    __slots__ = ("_confirmed", "id")
 
     def __init__(self, task_id: str, confirmed: Future[None]) -> None:
-        self.task_id = task_id
+        self.id = task_id
         self._confirmed = confirmed
 
     def __await__(self) -> Generator[Any, None, str]:
@@ -65,7 +65,7 @@ class Child:
         return self.wait()
 
     def __repr__(self) -> str:
-        return f"<child {self.task_id}>"
+        return f"<child {self.id}>"
 
     def wait(self) -> str:
         """Block until the broker has confirmed it; its id.
@@ -74,7 +74,7 @@ class Child:
             BrokerError: it was not confirmed.
         """
         self._confirmed.result()
-        return self.task_id
+        return self.id
 
 
 class TaskContext(Struct, gc=False):

@@ -347,11 +347,11 @@ async def submit_on_loop(count: int) -> list[str]:
 
 @task
 async def submit_and_forget() -> str:
-    return ctx.submit(add, 1, 2).task_id
+    return ctx.submit(add, 1, 2).id
 
 
 def _submit(count: int) -> list[str]:
-    return [ctx.submit("add", number, 1).task_id for number in range(count)]
+    return [ctx.submit("add", number, 1).id for number in range(count)]
 
 
 task(name="submit_in_thread")(_submit)
@@ -360,3 +360,20 @@ task(name="submit_in_process", runtime="process")(_submit)
 
 task(name="process_die", runtime="process")(_die)
 task(name="process_remember", runtime="process")(remember.function)
+
+
+def _count(path: str, until: int) -> int:
+    """Fails until its attempt `until`."""
+    append_line(path, str(ctx.attempt))
+    if ctx.attempt < until:
+        raise ValueError(f"attempt {ctx.attempt}")
+    return ctx.attempt
+
+
+@task
+async def count_on_loop(path: str, until: int) -> int:
+    return _count(path, until)
+
+
+task(name="count_in_thread")(_count)
+task(name="count_in_process", runtime="process")(_count)
