@@ -310,9 +310,10 @@ class Executor:
             callback()
 
     def _runtime_of(self, attempt: Attempt) -> Runtime:
-        if attempt.assignment.isolation is not Isolation.NONE:
+        # In one process for users' tests there are no others: then the function itself decides.
+        if attempt.assignment.isolation is not Isolation.NONE and self._children is not self._threads:
             return self._children
-        if attempt.handler.in_process:
+        if attempt.handler.in_process and self._processes is not self._threads:
             return self._processes
         return self._coroutines if attempt.handler.is_coroutine else self._threads
 

@@ -92,7 +92,8 @@ class Reporter:
         self._due = loop.time() + EVERY
         if not self._latest or self._closed:
             return
-        latest, self._latest = self._latest, {}
+        # Taken one by one: another thread may be adding to the same dictionary.
+        latest = {lease: self._latest.pop(lease) for lease in list(self._latest)}
         leases = list(latest)
         for first in range(0, len(leases), MAX_PACK_ITEMS):
             some = {lease: latest[lease] for lease in leases[first : first + MAX_PACK_ITEMS]}

@@ -421,6 +421,19 @@ async def test_a_task_submits_children(broker: Broker, namespace: str, where: st
         await submissions.stop()
 
 
+@pytest.mark.parametrize("name", ["submit_on_loop", "submit_in_thread", "submit_in_process", "submit_and_forget"])
+async def test_a_task_whose_children_are_not_confirmed_fails(broker: Broker, namespace: str, name: str) -> None:
+    """Nobody has declared the queue of submissions."""
+    settings = worker_settings(broker.url, namespace)
+    async with StandInScheduler(broker.url, namespace) as scheduler, RunningWorker(settings):
+        work = assignment(name, *([] if name == "submit_and_forget" else [1]), policy=Policy(retries=1))
+        await scheduler.send(work)
+        outcome = await scheduler.outcome(work)
+        assert error_of(outcome).kind is ErrorKind.EXCEPTION
+        assert error_of(outcome).type in ("PublishRefused", "ConnectionLost")
+        assert outcome.advice == Advice(retries=1)
+
+
 async def _submissions(scheduler: StandInScheduler, deliveries: list[Delivery]) -> BatchConsumer:
     async def submitted(batch: list[Delivery]) -> None:
         deliveries.extend(batch)
