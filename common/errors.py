@@ -19,6 +19,7 @@
     ├── TaskTimeout             raised in a task function whose timeout is over
     ├── NoTask                  `ctx` was used where no task runs
     ├── ResultTimeout           the wait ended; the task goes on
+    ├── HarnessError            the harness for tests cannot start or go on
     ├── ClientClosed            the client was closed while this call was waiting
     ├── BrokerError             about the connection to RabbitMQ
     │   ├── ConnectionLost      the connection ended under an operation; its outcome is unknown
@@ -178,6 +179,10 @@ class TaskTimeout(WarrenError):
 
 class NoTask(WarrenError, LookupError):
     """`ctx` was used outside of a running task function."""
+
+
+class HarnessError(WarrenError, RuntimeError):
+    """`common.testing` cannot start here, or waits for what never comes; the text says why."""
 
 
 class ResultTimeout(WarrenError, TimeoutError):

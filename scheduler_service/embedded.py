@@ -52,6 +52,10 @@ class EmbeddedScheduler:
         """When the next waiting task is due or over, seconds since the epoch."""
         return self._scheduler.timers.next_moment
 
+    def running(self) -> list[str]:
+        """Nothing: task functions run in the worker."""
+        return []
+
     async def round(self) -> None:
         """Nothing: everything but the store is in the main loop."""
 

@@ -64,6 +64,13 @@ class EmbeddedWorker:
         wanted = [each for each in seconds if each is not None]
         return time.time() + min(wanted) if wanted else None
 
+    def running(self) -> list[str]:
+        """The task functions that run now, each with the id of its task."""
+        return [
+            f"{each.assignment.task} (task {each.assignment.id}, attempt {each.assignment.attempt})"
+            for each in self._worker.executor.running_attempts()
+        ]
+
     async def round(self) -> None:
         """Come round once through the loop of the coroutine functions."""
         if not self._loop.is_closed():

@@ -12,6 +12,8 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
+from common.errors import HarnessError
+
 _REAL = (time.time, time.monotonic)
 
 
@@ -26,7 +28,7 @@ class Clock:
 
     def __enter__(self) -> Self:
         if Clock._active is not None:
-            raise RuntimeError("another harness is running in this process; only one may move the clock")
+            raise HarnessError("another harness is running in this process, and the clock can be moved only by one")
         Clock._active = self
         time.time = lambda: _REAL[0]() + self._added
         time.monotonic = lambda: _REAL[1]() + self._added
@@ -35,8 +37,14 @@ class Clock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.release()
+
+    @classmethod
+    def release(cls) -> bool:
+        """Put the real clocks back; whether they had been moved."""
         time.time, time.monotonic = _REAL
-        Clock._active = None
+        active, Clock._active = Clock._active, None
+        return active is not None
 
     @staticmethod
     def real() -> float:
@@ -59,6 +67,11 @@ class Clock:
         for loop in self._loops:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_nothing)
+
+
+def movable(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether the clock of `loop` is the process's; uvloop asks the operating system by itself."""
+    return getattr(type(loop), "time", None) is asyncio.BaseEventLoop.time
 
 
 class ClockLoop(asyncio.SelectorEventLoop):
