@@ -50,6 +50,7 @@ class ClientCore:
         self.inquiries = status_inquiries()
         self.cancels = cancel_inquiries()
         self.requests = Requests()
+        self._questions = (self.inquiries, self.cancels, self.requests)
         self.closed = False
         self.is_connected = False
         self.trouble = ""
@@ -59,9 +60,8 @@ class ClientCore:
         self.trouble = ""
         self.is_connected = True
         self.waiting.connected(now)
-        self.inquiries.connected(now)
-        self.cancels.connected(now)
-        self.requests.connected(now)
+        for questions in self._questions:
+            questions.connected(now)
 
     def disconnected(self, reason: str) -> None:
         """There is no connection; what was unconfirmed goes out again on the next one."""
@@ -135,7 +135,8 @@ class ClientCore:
         """The questions to be sent now, each with its correlation id."""
         if not self.is_connected:
             return iter(())
-        return chain(self.inquiries.asks(now), self.cancels.asks(now), self.requests.asks(now), self.waiting.asks(now))
+        asked = [questions.asks(now) for questions in self._questions if questions.due]
+        return chain(*asked, self.waiting.asks(now)) if asked else self.waiting.asks(now)
 
     def expire(self, now: float) -> None:
         """Give up the submissions that had no confirm in time."""
@@ -145,15 +146,14 @@ class ClientCore:
         """When `expire` and `asks` have to be called again at the latest; infinity if nothing is due."""
         due = [self.outbox.deadline()]
         if self.is_connected:
-            asking = (self.waiting, self.inquiries, self.cancels, self.requests)
-            due += [questions.wake_at() for questions in asking]
+            due.append(self.waiting.wake_at())
+            due += [questions.wake_at() for questions in self._questions if questions.due]
         return min((at for at in due if at is not None), default=math.inf)
 
     def close(self) -> None:
         """Wake everybody who waits. Nothing can be submitted or asked any more."""
         self.closed = True
         self.outbox.close()
-        self.inquiries.close()
-        self.cancels.close()
-        self.requests.close()
+        for questions in self._questions:
+            questions.close()
         self.waiting.close()

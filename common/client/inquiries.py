@@ -76,20 +76,22 @@ class Inquiries(Generic[A]):
     Args:
         ask: makes the message that asks about these ids.
         prefix: of the correlation ids.
+
+    Attributes:
+        due: when to ask about a task (again); empty while nothing is open.
     """
 
     def __init__(self, ask: Callable[[list[str]], Message], prefix: str) -> None:
         self._ask = ask
         self._prefix = prefix
         self._open: dict[str, list[Inquiry[A]]] = {}
-        self._due: dict[str, float] = {}
-        """When to ask about a task (again)."""
+        self.due: dict[str, float] = {}
         self._numbers = count(1)
 
     def add(self, inquiry: Inquiry[A], now: float) -> None:
         """Ask for this one as soon as possible."""
         self._open.setdefault(inquiry.task_id, []).append(inquiry)
-        self._due[inquiry.task_id] = now
+        self.due[inquiry.task_id] = now
 
     def drop(self, inquiry: Inquiry[A]) -> None:
         """Its caller does not wait any more."""
@@ -101,7 +103,7 @@ class Inquiries(Generic[A]):
 
     def connected(self, now: float) -> None:
         """A new connection: what was asked on the last one is asked again."""
-        self._due = dict.fromkeys(self._open, now)
+        self.due = dict.fromkeys(self._open, now)
 
     def answered(self, found: Mapping[str, A], unknown: Iterable[str], now: float, *, more: bool = False) -> None:
         """Apply an answer.
@@ -118,25 +120,25 @@ class Inquiries(Generic[A]):
         for task_id in unknown:
             self._apply(task_id, None, now)
         if more and len(self._open) < before:
-            self._due.update((task_id, now) for task_id in self._open)
+            self.due.update((task_id, now) for task_id in self._open)
 
     def asks(self, now: float) -> Iterator[tuple[str, Message]]:
         """The questions to be sent now, each with its correlation id."""
-        due = [task_id for task_id, due_at in self._due.items() if due_at <= now]
+        due = [task_id for task_id, due_at in self.due.items() if due_at <= now]
         for start in range(0, len(due), MAX_PACK_ITEMS):
             page = due[start : start + MAX_PACK_ITEMS]
-            self._due.update(dict.fromkeys(page, now + ANSWER))
+            self.due.update(dict.fromkeys(page, now + ANSWER))
             yield f"{self._prefix}{next(self._numbers)}", self._ask(page)
 
     def wake_at(self) -> float | None:
         """When `asks` has to be called again at the latest; None while nothing is open."""
-        return min(self._due.values(), default=None)
+        return min(self.due.values(), default=None)
 
     def close(self) -> None:
         """Wake everybody, without an answer."""
         inquiries = [inquiry for several in self._open.values() for inquiry in several]
         self._open.clear()
-        self._due.clear()
+        self.due.clear()
         for inquiry in inquiries:
             inquiry.wake()
 
@@ -144,13 +146,13 @@ class Inquiries(Generic[A]):
         still = [inquiry for inquiry in self._open.get(task_id, ()) if not inquiry.take(answer, now)]
         if still:
             self._open[task_id] = still
-            self._due[task_id] = now + DOUBT
+            self.due[task_id] = now + DOUBT
         else:
             self._forget(task_id)
 
     def _forget(self, task_id: str) -> None:
         self._open.pop(task_id, None)
-        self._due.pop(task_id, None)
+        self.due.pop(task_id, None)
 
 
 def status_inquiries() -> Inquiries[TaskStatus]:

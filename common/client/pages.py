@@ -122,7 +122,7 @@ class CancelPages(Pages[Cancelled, tuple[str, str]]):
         if not self._filters and self._doubtful and not self._sure:
             self._sure = True
             self.pause = DOUBT
-            doubtful, self._doubtful = self._doubtful, []
+            doubtful, self._doubtful = list(dict.fromkeys(self._doubtful)), []
             pages = range(0, len(doubtful), MAX_PACK_ITEMS)
             self._filters.extend(Filter(ids=doubtful[start : start + MAX_PACK_ITEMS]) for start in pages)
         return Cancel(self._filters[0], self._after) if self._filters else None

@@ -67,18 +67,22 @@ class Request(Generic[M]):
 
 
 class Requests:
-    """The open requests. Times are seconds of one monotonic clock."""
+    """The open requests. Times are seconds of one monotonic clock.
+
+    Attributes:
+        due: when to ask each (again); empty while nothing is open.
+    """
 
     def __init__(self) -> None:
         self._open: dict[str, Request[Message]] = {}
-        self._due: dict[str, float] = {}
+        self.due: dict[str, float] = {}
         self._numbers = count(1)
 
     def add(self, request: Request[M], now: float) -> None:
         """Ask this as soon as possible."""
         key = f"{PREFIX}{next(self._numbers)}"
         self._open[key] = request  # type: ignore[assignment] # what it expects is its own affair
-        self._due[key] = now
+        self.due[key] = now
 
     def drop(self, request: Request[M]) -> None:
         """Its caller does not wait any more."""
@@ -87,7 +91,7 @@ class Requests:
 
     def connected(self, now: float) -> None:
         """A new connection: what was asked on the last one is asked again."""
-        self._due = dict.fromkeys(self._open, now)
+        self.due = dict.fromkeys(self._open, now)
 
     def answered(self, question: str, kind: str | None, body: bytes) -> bool:
         """Apply a message, if it answers one of these.
@@ -115,22 +119,22 @@ class Requests:
 
     def asks(self, now: float) -> Iterator[tuple[str, Message]]:
         """The questions to be sent now, each with its correlation id."""
-        for key in [key for key, due_at in self._due.items() if due_at <= now]:
-            self._due[key] = now + ANSWER
+        for key in [key for key, due_at in self.due.items() if due_at <= now]:
+            self.due[key] = now + ANSWER
             yield key, self._open[key].question
 
     def wake_at(self) -> float | None:
         """When `asks` has to be called again at the latest; None while nothing is open."""
-        return min(self._due.values(), default=None)
+        return min(self.due.values(), default=None)
 
     def close(self) -> None:
         """Wake everybody, without an answer."""
         requests = list(self._open.values())
         self._open.clear()
-        self._due.clear()
+        self.due.clear()
         for request in requests:
             request.wake()
 
     def _forget(self, key: str) -> None:
         self._open.pop(key, None)
-        self._due.pop(key, None)
+        self.due.pop(key, None)
