@@ -90,6 +90,7 @@ def checked(
     options = merged(merged(call.extra, chosen), declared)
     if options is None:
         return None, 0
+    _check_sense(options, call)
     if options.unique == EQUAL:
         options = replace(options, unique=_equal(call))
     try:
@@ -97,6 +98,16 @@ def checked(
         return _decode(raw), len(raw)
     except (msgspec.MsgspecError, TypeError, ValueError) as error:
         raise InvalidTask(f"the options of {call.name!r} cannot be sent: {error}") from None
+
+
+def _check_sense(options: TaskOptions, call: Call[Any]) -> None:
+    """Refuse what would never let the task run, or end it before it can be told to end."""
+    for due, expires in ((options.delay, options.expires_in), (options.run_at, options.expires_at)):
+        if due is not None and expires is not None and expires <= due:
+            raise InvalidTask(f"{call.name!r} would expire before it is due")
+    soft, hard = options.timeout, options.hard_timeout
+    if soft is not None and hard is not None and hard < soft:
+        raise InvalidTask(f"the hard_timeout of {call.name!r} ({hard:g} s) comes before its timeout ({soft:g} s)")
 
 
 @lru_cache(maxsize=1024)

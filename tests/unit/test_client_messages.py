@@ -168,3 +168,16 @@ def test_the_callers_word_counts_before_the_submitters_and_that_before_the_decor
     assert message(call(function).options(key="one", expires_at=2e9), chosen).options == TaskOptions(
         key="one", expires_at=2e9, result_ttl=6
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (TaskOptions(delay=60, expires_in=60), "would expire before it is due"),
+        (TaskOptions(run_at=2e9, expires_at=1.9e9), "would expire before it is due"),
+        (TaskOptions(timeout=5, hard_timeout=4), r"hard_timeout of 'a' \(4 s\) comes before its timeout"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options: TaskOptions, reason: str) -> None:
+    with pytest.raises(InvalidTask, match=reason):
+        message(call("a"), options)
