@@ -158,8 +158,12 @@ class Collector:
                     results_to_tell(stored, task, each.aliases, lambda to, result: told[to].append(result))
                 elif stored.reply_to is not None:
                     told[stored.reply_to].append(result_of(stored.id, task))
-            elif stored.reply_to is not None:
+                continue
+            if stored.reply_to is not None:
                 again[stored.reply_to].append(stored.id)
+            for alias in each.aliases:
+                if alias.reply_to is not None:
+                    again[alias.reply_to].append(alias.id)
         await self._tell(told)
         await self._tell_stored(again)
         await reached("collector.after_tell")

@@ -42,7 +42,7 @@ class Applied(Struct, gc=False):
         verdict: see `Verdict`.
         stored: the task, as it was stored before; None when there is no such task.
         task: the task after the report.
-        aliases: the other ids of a task that this report ended.
+        aliases: the other ids of a task that is terminal now.
     """
 
     report: Report
@@ -52,9 +52,14 @@ class Applied(Struct, gc=False):
     aliases: Sequence[Alias] = ()
 
     @property
+    def terminal(self) -> bool:
+        """Whether the task is terminal, by this report or before."""
+        return self.task is not None and self.task.state in TERMINAL
+
+    @property
     def finished(self) -> bool:
         """Whether this report made the task terminal."""
-        return self.verdict is Verdict.CHANGED and self.task is not None and self.task.state in TERMINAL
+        return self.verdict is Verdict.CHANGED and self.terminal
 
 
 def apply(connection: Connection, reports: Sequence[Report], rules: Rules, mark: int, now: float) -> list[Applied]:
@@ -83,7 +88,7 @@ def apply(connection: Connection, reports: Sequence[Report], rules: Rules, mark:
         applied.append(Applied(report, step.verdict, stored, step.task))
     tasks.save(connection, ((known[id_], task) for id_, task in latest.items()), now)
     attempts.record(connection, failed, now)
-    aliased = [each for each in applied if each.stored is not None and each.stored.aliased and each.finished]
+    aliased = [each for each in applied if each.stored is not None and each.stored.aliased and each.terminal]
     if aliased:
         others = aliases.of(connection, [each.report.id for each in aliased])
         for each in aliased:

@@ -136,7 +136,7 @@ async def test_a_lost_attempt_is_kept(
         async with worker:
             assert (await producer.result(id_)).state == "succeeded"
             (lost,) = (await producer.status(id_))["attempts"]
-            assert (lost.attempt, lost.error.type) == (1, "WorkerDied")
+            assert (lost.attempt, lost.error.type, lost.worker) == (1, "WorkerDied", mortal.name)
 
 
 # --- expiry ------------------------------------------------------------------------------------------------------

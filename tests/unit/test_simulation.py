@@ -12,9 +12,9 @@ from scheduler_service.fleet.flights import Flights
 from tests.support.simulation import Faults, Step, Violation, World
 
 QUIET = Faults()
-CALM = Faults(kill=0.1, purge=0.05, double=0.2)
+CALM = Faults(kill=0.1, purge=0.05, double=0.2, cancel=0.1)
 """No task may be in two hands at once: nobody runs on after the broker gave him up."""
-STORM = Faults(kill=0.15, freeze=0.15, restart=0.15, purge=0.1, amnesia=0.05, double=0.2, unknown=0.2)
+STORM = Faults(kill=0.15, freeze=0.15, restart=0.15, purge=0.1, amnesia=0.05, double=0.2, unknown=0.2, cancel=0.1)
 SEEDS = 300
 
 
@@ -92,6 +92,16 @@ def without_a_new_queueing_of_what_was_lost(task: Task, event: Event, now: float
 def test_the_simulation_turns_red_when_a_rule_is_taken_out(mutant: Step) -> None:
     with pytest.raises(Violation):
         lives(CALM, SEEDS, step=mutant)
+
+
+def test_a_cancelled_dispatch_is_out_until_it_is_answered_or_in_nobodys_hands() -> None:
+    def run(*, lands: bool) -> None:
+        for seed in range(100):
+            World(seed, Faults(cancel=0.5), lands=lands).run()
+
+    run(lands=True)
+    with pytest.raises(Violation):
+        run(lands=False)
 
 
 def marked(flights: Flights) -> int:
