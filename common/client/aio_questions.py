@@ -61,6 +61,9 @@ class AsyncQuestions:
     ) -> dict[str, str]:
         """Cancel many tasks, wherever they are; those that are finished stay as they are.
 
+        A filter finds what the scheduler has stored by now: a submission that has just been confirmed may still be on
+        its way. Ids are waited for a second.
+
         Args:
             timeout, which: see above; something has to be said.
             on_page: called with ids and states as the answers come.

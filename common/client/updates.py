@@ -31,7 +31,8 @@ class Changes:
     def take(self, status: TaskStatus) -> Update | None:
         """The whole status when the task itself has changed, its progress when only that has, None otherwise."""
         self.over = is_terminal(status.state)
-        progress, bare = status.progress, replace(status, progress=None)
+        # Attempts come only with questions about one task, and questions share messages; `failures` counts them anyway.
+        progress, bare = status.progress, replace(status, progress=None, attempts=[])
         advanced, self._progress = progress != self._progress, progress
         changed, self._status = bare != self._status, bare
         if changed:

@@ -16,6 +16,7 @@ from common.client.waiting import ANSWER, DOUBT
 from common.errors import ClientClosed, InvalidFilter
 from common.ids import new_task_id
 from common.questions import (
+    AttemptRecord,
     Cancel,
     Cancelled,
     Dead,
@@ -178,3 +179,10 @@ def test_only_what_has_changed_is_an_update() -> None:
     assert not changes.over
     assert isinstance(look("succeeded"), TaskStatus)
     assert changes.over
+
+
+def test_attempts_that_are_told_or_not_are_no_update() -> None:
+    changes = Changes()
+    assert changes.take(TaskStatus("t", "scheduled", failures=1, attempts=[AttemptRecord(1, 5.0)])) is not None
+    assert changes.take(TaskStatus("t", "scheduled", failures=1)) is None
+    assert changes.take(TaskStatus("t", "scheduled", failures=2)) is not None
