@@ -1,8 +1,10 @@
 """`TaskTimeout` is raised in the function, once, and never in what comes after it."""
 
 import asyncio
+import ctypes
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -161,6 +163,21 @@ def test_it_never_comes_after_the_function() -> None:
         for _ in range(2000):
             pass
     assert len(outcomes) == 1000
+
+
+def test_a_function_that_is_over_waits_for_what_is_about_to_be_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    raising, real = threading.Event(), ctypes.pythonapi.PyThreadState_SetAsyncExc
+
+    def slowly(ident: Any, kind: Any) -> Any:
+        raising.set()
+        time.sleep(0.05)
+        return real(ident, kind)
+
+    interrupt = ThreadInterrupt()
+    with monkeypatch.context() as patch, pytest.raises(TaskTimeout):
+        patch.setattr(ctypes, "pythonapi", SimpleNamespace(PyThreadState_SetAsyncExc=slowly))
+        threading.Timer(0.01, interrupt.raise_in).start()
+        interrupt.call(raising.wait, (), {})
 
 
 def test_a_signal_ends_a_blocking_call() -> None:
