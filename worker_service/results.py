@@ -128,7 +128,13 @@ def timed_out(assignment: Assignment, policy: Policy, seconds: float, trace: str
 
 def returned(assignment: Assignment, reason: ReturnReason) -> Outcome:
     """The outcome of a lease that this worker does not run."""
-    return Outcome(assignment.id, assignment.lease, assignment.attempt, OutcomeKind.RETURNED, reason=reason)
+    error = None
+    if reason is ReturnReason.UNKNOWN_FUNCTION:
+        text = f"no worker knows the task function {assignment.task!r}"
+        error = ErrorInfo(ErrorKind.UNKNOWN_FUNCTION, "UnknownFunction", text)
+    return Outcome(
+        assignment.id, assignment.lease, assignment.attempt, OutcomeKind.RETURNED, error=error, reason=reason
+    )
 
 
 def held(assignment: Assignment) -> Outcome:

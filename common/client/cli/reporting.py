@@ -85,7 +85,9 @@ def fail(code: int, as_json: bool, message: str, outcome: dict[str, Any]) -> NoR
 
 
 def to_json(value: Any) -> str:
-    """`value` as JSON on one line."""
+    """`value` as JSON on one line; of a message every field, so that programs can rely on them."""
+    if isinstance(value, msgspec.Struct):
+        value = msgspec.structs.asdict(value)
     return msgspec.json.encode(value).decode()
 
 
