@@ -174,9 +174,9 @@ def test_a_function_that_is_over_waits_for_what_is_about_to_be_raised(monkeypatc
         return real(ident, kind)
 
     interrupt = ThreadInterrupt()
-    with monkeypatch.context() as patch, pytest.raises(TaskTimeout):
-        patch.setattr(ctypes, "pythonapi", SimpleNamespace(PyThreadState_SetAsyncExc=slowly))
-        threading.Timer(0.01, interrupt.raise_in).start()
+    monkeypatch.setattr(ctypes, "pythonapi", SimpleNamespace(PyThreadState_SetAsyncExc=slowly))
+    threading.Timer(0.01, interrupt.raise_in).start()
+    with pytest.raises(TaskTimeout):
         interrupt.call(raising.wait, (), {})
 
 
