@@ -27,7 +27,8 @@ def test_deleted_exchange(exchange: str, private_broker: RabbitNode, start_on_no
     load = cluster.load(squares, ENDLESS, **FLOW)
     load.await_more(100)
     name = f"{cluster.namespace}.{exchange}"
-    assert (bound := bindings(private_broker, name))
+    bound = bindings(private_broker, name)
+    assert bound
 
     with pika.BlockingConnection(pika.URLParameters(private_broker.url())) as connection:
         connection.channel().exchange_delete(name)
