@@ -45,7 +45,7 @@ class Project:
         """
         done = subprocess.run([*self._command(), *arguments], env=self._environment())  # noqa: S603
         if done.returncode != 0:
-            raise click.ClickException(f"docker compose {arguments[0]} failed with exit code {done.returncode}")
+            raise click.ClickException(f"docker compose {' '.join(arguments)} failed with exit code {done.returncode}")
 
     def ask(self, *arguments: str) -> str | None:
         """Run `docker compose` and return what it prints; None when it failed."""

@@ -65,7 +65,7 @@ class Scheduler:
         store = Store(settings.database_url, telemetry=telemetry, commit_delay=settings.store_commit_delay)
         directory = Directory(settings.dead_after)
         flights = Flights(directory, settings.window_limit)
-        gate = Gate(consuming, topology)
+        gate = Gate(consuming, topology, restored=lambda: listener.consumer.rebind(), report=service.report)
         teller = Teller(publisher, store, telemetry)
         dispatcher = Dispatcher(
             consuming,

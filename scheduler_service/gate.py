@@ -1,4 +1,4 @@
-"""Gate: what has to be true on the broker before any part may work: the lock is ours, the topology is there.
+"""Gate: what has to be true on the broker while the parts work: the lock is ours, the topology is there.
 
 One SQLite database has one scheduler. Its lock is an exclusive queue: a second scheduler is refused it with 405
 (AMQP 0-9-1, queue.declare), and the broker gives it up with the connection of the first.
@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 
-from common.broker import Connection, declare
-from common.errors import BrokerRefused, SettingsError
+from common.background import Background, Report
+from common.broker import Connection, declare, restore
+from common.errors import BrokerError, BrokerRefused, SettingsError
 from common.topology import Topology
 
 log = logging.getLogger(__name__)
@@ -20,17 +22,35 @@ PATIENCE = 30.0
 """Seconds to wait for the lock at the start: the broker may not know yet that the scheduler before us is dead."""
 
 
+LOOK = 5.0
+"""Seconds between two looks: an exchange can be deleted under everybody, and nobody else declares it again."""
+
+
 class Gate:
     """Prepares the broker each time the consuming connection comes up.
 
     Args:
         connection: the consuming connection.
         topology: the names.
+        restored: awaited after each look: queues of others may have to be bound again.
+        report: told when the loop dies.
+        look: seconds between two looks at the topology.
     """
 
-    def __init__(self, connection: Connection, topology: Topology) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        topology: Topology,
+        *,
+        restored: Callable[[], Awaitable[None]],
+        report: Report,
+        look: float = LOOK,
+    ) -> None:
         self._connection = connection
         self._topology = topology
+        self._restored = restored
+        self._loop = Background("topology", self._look_after, report)
+        self._look = look
         self._refused = ""
         connection.on_connected(self._prepare)
 
@@ -47,12 +67,25 @@ class Gate:
             ready = asyncio.create_task(self._connection.ready())
             await asyncio.wait([ready], timeout=1.0)
             ready.cancel()
+        self._loop.start()
 
     async def drain(self) -> None:
         """Nothing: the lock is kept until the connection closes."""
 
     async def stop(self) -> None:
-        """Nothing: the lock goes with the connection."""
+        """Look no more; the lock goes with the connection."""
+        await self._loop.stop()
+
+    async def _look_after(self) -> None:
+        """Put back exchanges and bindings that somebody has deleted."""
+        topology = self._topology
+        while True:
+            await asyncio.sleep(self._look)
+            try:
+                await restore(self._connection, topology.exchanges(), topology.durable_queues())
+                await self._restored()
+            except BrokerError as error:
+                log.debug("the topology was not looked at", extra={"reason": str(error)})
 
     async def _prepare(self) -> None:
         topology = self._topology

@@ -17,7 +17,8 @@ What vanished although nobody died may have been handed to a consumer that the b
 are told to subscribe anew before it is dispatched again.
 
 A worker is dead when it is silent for too long, or sooner when a message to its exclusive control queue is unroutable:
-then its connection is gone, and with a second's grace to come back, so is the worker.
+then its connection is gone, and with a second's grace to come back, so is the worker. So whoever is late is asked: of
+what a dead worker had acked (`held`), no redelivery tells.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ GRACE: Final = 1.0
 """Seconds that a worker without a connection has to come back before it counts as dead."""
 ANSWER: Final = 0.3
 """Seconds after which a worker that has not answered a probe is asked by name."""
+LATE: Final = 3
+"""Beats that a worker may miss before it is asked by name."""
 STUBBORN: Final = 3
 """Searches after which a queue that never shows 0 ready is paused until it does."""
 BARRIER_TIMEOUT: Final = 30.0
@@ -152,6 +155,7 @@ class Rescuer:
                 continue
             try:
                 self._bury(now)
+                await self._ask_the_late(now)
                 await self._judge(await self._questionable(now))
             except (BrokerError, StoreError, TimeoutError) as error:
                 log.warning("a rescue is put off", extra={"reason": str(error)})
@@ -173,11 +177,12 @@ class Rescuer:
             del self._stubborn[queue]
         self._flights.paused.intersection_update(missing)
         for queue, candidates in missing.items():
-            if await self._is_empty(queue):
+            if await self._has_run_empty(queue):
                 suspects += candidates
         return suspects
 
-    async def _is_empty(self, queue: str) -> bool:
+    async def _has_run_empty(self, queue: str) -> bool:
+        """Whether no message waits in the work queue; when it does time and again, see to it that it comes to that."""
         ready = await ready_messages(self._connection, self._topology.work_queue(queue))
         if not ready:
             del self._stubborn[queue]
@@ -251,6 +256,15 @@ class Rescuer:
         if flight.lease not in self._flights.by_lease:
             return True
         return self._directory.holder(flight.lease) is None and self._directory.held_by_dead(flight.lease)
+
+    async def _ask_the_late(self, now: float) -> None:
+        late = [
+            name
+            for name, worker in self._directory.workers.items()
+            if now - worker.heard_at > LATE * worker.beat.interval
+        ]
+        for name in late:
+            await self._ask(name, new_nonce())
 
     async def _ask(self, name: str, token: str) -> None:
         connected = await self._send(token, f"worker.{name}")

@@ -5,10 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 
+from common.background import Periodic
 from common.broker import Connection, Consumer, Delivery
-from common.errors import WireError
+from common.errors import BrokerError, WireError
 from common.topology import Queue
 from common.wire import Control, ControlVerb, check_type, decode
+
+LOOK = 10.0
+"""Seconds between two looks at the queue's bindings: they are gone when somebody deletes the exchange."""
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +40,7 @@ class ControlListener:
         self._cancel = cancel
         self._renew = renew
         self._consumer = Consumer(connection, queue, self._arrived, prefetch=0, no_ack=True)
+        self._looks = Periodic("control queue", LOOK, self._look)
 
     @property
     def consuming(self) -> bool:
@@ -45,13 +50,21 @@ class ControlListener:
     async def start(self) -> None:
         """Start listening; returns at once."""
         await self._consumer.start()
+        self._looks.start()
 
     async def drain(self) -> None:
         """Nothing: a draining worker answers probes too."""
 
     async def stop(self) -> None:
         """Stop listening; the queue ends with the connection."""
+        await self._looks.stop()
         await self._consumer.stop()
+
+    async def _look(self) -> None:
+        try:
+            await self._consumer.rebind()
+        except BrokerError as error:
+            _log.debug("the control queue was not looked at", extra={"reason": str(error)})
 
     def _arrived(self, delivery: Delivery) -> None:
         try:

@@ -2,7 +2,7 @@
 
 from common.broker.connection import Connection
 from common.broker.consumer import REST, BatchConsumer, Consumer
-from common.broker.declare import declare, ready_messages
+from common.broker.declare import declare, ready_messages, restore
 from common.broker.publisher import Publisher
 from common.broker.subscription import Delivery, Subscription
 from common.broker.unreadable import forgive
@@ -17,6 +17,7 @@ __all__ = [
     "Subscription",
     "declare",
     "ready_messages",
+    "restore",
 ]
 
 forgive()

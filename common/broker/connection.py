@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from urllib.parse import unquote, urlencode, urlsplit
 
@@ -25,6 +26,9 @@ from common.errors import BrokerError, ConnectionLost
 from common.events import BrokerConnected, BrokerLost
 from common.settings import BrokerSettings
 from common.telemetry import Telemetry
+
+STEADY = 10.0
+"""Seconds after which a connection counts as steady: when it is lost, the next one is tried soon."""
 
 log = logging.getLogger(__name__)
 
@@ -163,8 +167,8 @@ class Connection:
                 await asyncio.sleep(reconnect_wait(failures))
                 failures += 1
                 continue
-            failures = 0
             self.failure = ""
+            connected_at = time.monotonic()
             self._ready.set()
             self._telemetry.emit(BrokerConnected(self.label, self.server_version))
             log.info("connected to the broker", extra={"connection": self.name, "server": self.server_version})
@@ -173,7 +177,9 @@ class Connection:
             self._telemetry.emit(BrokerLost(self.label, self._lost_reason))
             log.warning("lost the broker connection", extra={"connection": self.name, "reason": self._lost_reason})
             await self._close()
-            await asyncio.sleep(reconnect_wait(0))
+            # A connection that is lost at once each time is as good as none, and must not be tried without a rest.
+            failures = 0 if time.monotonic() - connected_at > STEADY else failures + 1
+            await asyncio.sleep(reconnect_wait(failures))
 
     async def _connect(self) -> None:
         self._lost.clear()

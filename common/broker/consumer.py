@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from common.backoff import reconnect_wait
 from common.broker.connection import Connection
+from common.broker.declare import restore
 from common.broker.subscription import Delivery, Subscription
 from common.errors import BrokerError, BrokerRefused, StoreUnavailable
 from common.topology import Queue
@@ -75,6 +76,11 @@ class Consumer:
         """Subscribe, and again after each end; returns at once."""
         if self._task is None:
             self._task = asyncio.create_task(self._stay(), name=f"consume {self.name}")
+
+    async def rebind(self) -> None:
+        """Bind the queue again, if it is there: its exchange may have been deleted and made anew."""
+        if self.consuming:
+            await restore(self._connection, (), (self._queue,))
 
     async def renew(self) -> None:
         """Subscribe anew on a new channel; the old one stays until what it has delivered is settled.
@@ -197,6 +203,10 @@ class BatchConsumer:
     def name(self) -> str:
         """The queue's name."""
         return self._consumer.name
+
+    async def rebind(self) -> None:
+        """See `Consumer.rebind`."""
+        await self._consumer.rebind()
 
     async def start(self) -> None:
         """Start consuming; returns at once."""

@@ -36,9 +36,36 @@ async def declare_queue(channel: Channel, queue: Queue) -> None:
             exclusive=queue.exclusive,
             arguments=dict(queue.arguments),
         )
-        if queue.exchange is not None:
-            for key in queue.routing_keys:
-                await channel.queue_bind(queue.name, queue.exchange.name, key)
+        await _bind(channel, queue)
+
+
+async def _bind(channel: Channel, queue: Queue) -> None:
+    if queue.exchange is not None:
+        for key in queue.routing_keys:
+            await channel.queue_bind(queue.name, queue.exchange.name, key)
+
+
+async def restore(connection: Connection, exchanges: tuple[Exchange, ...], queues: tuple[Queue, ...]) -> None:
+    """Declare exchanges, and bind queues that are there: with a deleted exchange its bindings are gone too.
+
+    A missing queue is left to its consumer, which a declaration at once could leave deaf (`common.broker.REST`).
+
+    Raises:
+        BrokerRefused: 403 when this user may not.
+        ConnectionLost: the connection ended.
+    """
+    if exchanges:
+        await declare(connection, exchanges, ())
+    for queue in queues:
+        channel = await connection.open_channel()
+        try:
+            with translated(f"bind queue {queue.name}"):
+                await _bind(channel, queue)
+        except BrokerRefused as error:
+            if error.code != 404:
+                raise
+        finally:
+            await close(channel)
 
 
 async def ready_messages(connection: Connection, queue: Queue) -> int | None:

@@ -48,7 +48,10 @@ class Scenario:
 
     def run(self) -> int:
         """Run it all; returns the exit code."""
-        self._screen.title(f"Counting the words of {len(self._files):,} files with two workers, one of which is killed")
+        self._screen.title(
+            f"Counting the words of the standard library ({len(self._files):,} files, its tests left out) "
+            "with two workers, one of which is killed"
+        )
         broker = self._broker()
         namespace = Namespace(broker.url)
         if broker.node is None:

@@ -34,10 +34,15 @@ GROUP = 32
 """At most this many functions share a commit."""
 
 
-class _Job:
-    __slots__ = ("error", "function", "future", "result")
+GIVEN_UP = 30.0
+"""Seconds after which a transaction that failed and was not tried again is forgotten."""
 
-    def __init__(self, function: Callable[[Connection], Any], future: asyncio.Future[Any]) -> None:
+
+class _Job:
+    __slots__ = ("error", "function", "future", "name", "result")
+
+    def __init__(self, name: str, function: Callable[[Connection], Any], future: asyncio.Future[Any]) -> None:
+        self.name = name
         self.function = function
         self.future = future
         self.result: Any = None
@@ -61,10 +66,19 @@ class Store:
         self._thread: threading.Thread | None = None
         self._connection: Connection | None = None
         self._lock = LockFile(url)
+        self._failed: dict[str, tuple[float, str]] = {}
         self.pending = 0
         """How many transactions have been asked for and not answered."""
-        self.failure = ""
-        """Why the last transaction could not be committed; empty when it was."""
+
+    @property
+    def failure(self) -> str:
+        """Why transactions could not be committed; empty when all those that had failed could be.
+
+        One that only reads is committed on a full disk too: so the functions that have failed have to succeed again,
+        or be given up by whoever wanted them.
+        """
+        since = time.monotonic() - GIVEN_UP
+        return next((reason for at, reason in list(self._failed.values()) if at > since), "")
 
     async def start(self) -> None:
         """Take the lock, bring the schema up to date and start the thread.
@@ -108,7 +122,8 @@ class Store:
         if self._thread is None:
             raise StoreUnavailable("the store is stopped")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._jobs.put(_Job(lambda connection: function(connection, *args, **kwargs), future))
+        name = getattr(function, "__qualname__", "")
+        self._jobs.put(_Job(name, lambda connection: function(connection, *args, **kwargs), future))
         self.pending += 1
         try:
             result: T = await future
@@ -154,19 +169,21 @@ class Store:
                 executed = time.perf_counter()
             hit("store.after_commit")
         except Exception as error:  # noqa: BLE001 - the boundary of the thread: the caller gets it
-            return self._failed(error)
-        self.failure = ""
+            return self._note_failure(error, jobs)
+        for job in jobs:
+            self._failed.pop(job.name, None)
         now = time.perf_counter()
         self._telemetry.emit(StoreCommitted(len(jobs), now - started, now - executed))
         return None
 
-    def _failed(self, error: Exception) -> Exception:
+    def _note_failure(self, error: Exception, jobs: list[_Job]) -> Exception:
         mapped = _mapped(error)
         if isinstance(mapped, StoreUnavailable):
             if not self.failure:
                 log.warning("the store is unavailable", extra={"reason": str(mapped)})
-            self.failure = str(mapped)
-            self._telemetry.emit(StoreFailed(self.failure))
+            now = time.monotonic()
+            self._failed |= {job.name: (now, str(mapped)) for job in jobs}
+            self._telemetry.emit(StoreFailed(str(mapped)))
             self._close()
         return mapped
 

@@ -103,7 +103,7 @@ def test_long_handlers(private_broker: RabbitNode, start_on_node: StartCluster, 
     blocking, long, dying = start_on_node.together(
         {"worker": patient, "scheduler": judge},
         {"worker": patient, "scheduler": judge},
-        {"worker": {"WARREN_HOLD_AFTER": "1"}, "scheduler": judge, "workers": 2},
+        {"worker": {"WARREN_HOLD_AFTER": "1"}, "scheduler": {"WARREN_DEAD_AFTER": "100"}, "workers": 2},
     )
     blocked = blocking.load(lambda key: (Call("block", (key, 12.0)), Expected(key, key * key)), 1)
     lasting = long.load(naps(12.0), 3)

@@ -75,6 +75,7 @@ def stand(cluster: Cluster, load: Load) -> None:
     since = time.monotonic()
     while time.monotonic() < since + 3.0:
         assert cluster.scheduler.get("/readyz")[0] == 503, "it is ready although it can store nothing"
+        assert cluster.scheduler.metric("warren_store_up") == 0, "a transaction that writes nothing proves nothing"
         assert load.finished == before, "a result was told that cannot have been stored"
         assert cluster.scheduler.get("/healthz")[0] == 200, "a fault of the disk is no reason to be restarted"
         time.sleep(0.1)
