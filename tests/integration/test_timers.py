@@ -66,11 +66,10 @@ async def looked(watched: Watched) -> None:
     looks = 0
     original = watched.timers._look
 
-    async def look() -> float:
+    async def look() -> None:
         nonlocal looks
-        wait = await original()
+        await original()
         looks += 1
-        return wait
 
     watched.timers._look = look  # type: ignore[method-assign]
     await eventually(lambda: looks >= 2)
