@@ -160,6 +160,7 @@ class Scheduler:
             store,
             dispatcher=dispatcher,
             timers=timers,
+            tell=teller.tell,
             tell_stored=teller.tell_stored,
             limits=Limits(settings.max_task_bytes, settings.max_depth, 2 * MAX_PACK_BYTES + settings.max_task_bytes),
             result_ttl=settings.result_ttl,

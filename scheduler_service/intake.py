@@ -16,10 +16,10 @@ from typing import Protocol
 from common.broker import BatchConsumer, Connection, Delivery
 from common.errors import StoreConflict, StoreRefused
 from common.failpoints import reached
-from common.states import TERMINAL
+from common.states import TERMINAL, State
 from common.telemetry import Telemetry
 from common.topology import Topology
-from common.wire import Assignment
+from common.wire import Assignment, ErrorInfo, ErrorKind, TaskResult
 from scheduler_service import operations
 from scheduler_service.events import Parked, Submitted
 from scheduler_service.operations import Accepted
@@ -32,6 +32,7 @@ from scheduler_service.storage.tasks import NewTask, Placement
 PREFETCH = 32
 """Submission messages at a time, each of about 1 MiB at most: this bounds the memory of a batch."""
 
+Tell = Callable[[Mapping[str, Sequence[TaskResult]]], Awaitable[None]]
 TellStored = Callable[[Mapping[str, Sequence[str]]], Awaitable[None]]
 
 
@@ -83,6 +84,7 @@ class Intake:
         store: where tasks go.
         dispatcher: who sends those that may go at once.
         timers: who keeps those that are due later, or may expire.
+        tell: tells results by reply queue: of submissions whose id stands for something else.
         tell_stored: tells stored results by reply queue: of tasks that are terminal already.
         limits: what a submission may be.
         result_ttl: seconds for which a task is kept after its end when it does not say.
@@ -97,6 +99,7 @@ class Intake:
         *,
         dispatcher: Dispatcher,
         timers: Timers,
+        tell: Tell,
         tell_stored: TellStored,
         limits: Limits,
         result_ttl: float,
@@ -107,6 +110,7 @@ class Intake:
         self._dispatcher = dispatcher
         self._timers = timers
         self._result_ttl = result_ttl
+        self._tell = tell
         self._tell_stored = tell_stored
         self._limits = limits
         self._telemetry = telemetry
@@ -158,6 +162,7 @@ class Intake:
             else:
                 raise
         else:
+            await self._tell(_conflicts(accepted))
             await self._tell_stored(_terminal(accepted))
 
     async def _write(self, new: list[NewTask], refused: list[ParkedMessage]) -> Accepted:
@@ -236,6 +241,18 @@ def _claimed(task: NewTask, now: float) -> ClaimedTask:
         assignment.policy = policy_to_send(task.options)
         assignment.starts_within = starts_within(task.expires_at, now)
     return ClaimedTask(assignment, message.queue, message.priority, now, placement.number)
+
+
+def _conflicts(accepted: Accepted) -> dict[str, list[TaskResult]]:
+    """What is told to those whose task was not taken, because its id stands for another one, by reply queue."""
+    results: dict[str, list[TaskResult]] = defaultdict(list)
+    for task in accepted.conflicts:
+        if task.reply_to is not None:
+            id_ = task.message.id
+            text = f"the id {id_} stands for a task with other content, which goes on; submit this one with a new id"
+            error = ErrorInfo(ErrorKind.REFUSED, "Conflict", text)
+            results[task.reply_to].append(TaskResult(id_, State.FAILED.value, error=error))
+    return results
 
 
 def _terminal(accepted: Accepted) -> dict[str, list[str]]:

@@ -240,7 +240,7 @@ class AsyncClient(AsyncSubmitter, AsyncQuestions):
         ticket = Ticket([prepared.task_id], partial(_settle, settled))
         now = time.monotonic()
         handle: AsyncHandle[Any] = AsyncHandle(self, prepared.task_id, prepared.result_type)
-        handle = core.claim(handle, now, named=prepared.named)
+        handle = core.claim(handle, now, content=prepared.content)
         core.outbox.add(prepared.task, ticket, now)
         self._flow.rouse()
         await settled
@@ -287,7 +287,7 @@ class AsyncClient(AsyncSubmitter, AsyncQuestions):
             core, now = await self._flow.use(), time.monotonic()
             for prepared in chunk[at : at + len(tasks)]:
                 handle: AsyncHandle[R] = AsyncHandle(self, prepared.task_id, prepared.result_type)
-                handles.append(core.claim(handle, now, named=prepared.named))
+                handles.append(core.claim(handle, now, content=prepared.content))
             at += len(tasks)
             core.outbox.add_pack(Pack(tasks, [ticket]), now)
             self._flow.rouse()

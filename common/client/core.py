@@ -18,7 +18,7 @@ from common.client.inquiries import cancel_inquiries, status_inquiries
 from common.client.packs import Outbox
 from common.client.requests import Requests
 from common.client.waiting import Waiting
-from common.errors import WireError
+from common.errors import InvalidTask, WireError
 from common.questions import Cancelled, Statuses
 from common.wire import Message, Told, decode
 
@@ -70,21 +70,32 @@ class ClientCore:
         self.waiting.disconnected()
         self.outbox.lost_all()
 
-    def claim(self, handle: H, now: float, *, named: bool) -> H:
+    def claim(self, handle: H, now: float, *, content: int | None) -> H:
         """Wait for the outcome of a task that is about to be submitted.
 
         Args:
             handle: a new handle.
             now: the time.
-            named: the caller chose the id; if there is a handle with it, that one is kept.
+            content: stands for what is submitted, when the caller chose the id; if there is a handle with it, that one
+                is kept.
 
         Returns:
             The handle to be given to the caller.
+
+        Raises:
+            InvalidTask: this client has given the id to a task with other content.
         """
-        known = self.waiting.find(handle.id) if named else None
+        if content is None:
+            self.waiting.register(handle, now)
+            return handle
+        known = self.waiting.find(handle.id)
+        handle._content = content
         if known is None or type(known) is not type(handle):
             self.waiting.register(handle, now)
             return handle
+        if known._content not in (None, content):
+            raise InvalidTask(f"the id {handle.id} stands for a task with other content; leave it out to get a new one")
+        known._content = content
         known._foreign = False
         known._result_type = handle._result_type
         return known

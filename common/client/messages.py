@@ -84,8 +84,8 @@ class Prepared(Struct, gc=False):
     task_id: str
     task: bytes
     result_type: Any
-    named: bool
-    """The caller chose the id, so that a handle with it may exist."""
+    content: int | None
+    """Stands for what the scheduler compares, when the caller chose the id; None for an id that was made here."""
 
 
 def prepare(call: Call[Any], max_bytes: int = MAX_TASK_BYTES, chosen: TaskOptions | None = None) -> Prepared:
@@ -93,7 +93,8 @@ def prepare(call: Call[Any], max_bytes: int = MAX_TASK_BYTES, chosen: TaskOption
     sent = message(call, chosen, max_bytes=max_bytes)
     task = call.task
     result_type = task.result_type if isinstance(task, TaskFunction) else Any
-    return Prepared(sent.id, encode(sent), result_type, call.task_id is not None)
+    encoded = encode(sent)
+    return Prepared(sent.id, encoded, result_type, None if call.task_id is None else hash(encoded))
 
 
 def prepare_many(

@@ -225,7 +225,7 @@ class Client(Submitter, Questions):
         handle: Handle[Any] = Handle(self, prepared.task_id, prepared.result_type)
         with self._link.use() as core:
             now = time.monotonic()
-            handle = core.claim(handle, now, named=prepared.named)
+            handle = core.claim(handle, now, content=prepared.content)
             core.outbox.add(prepared.task, ticket, now)
         settled.get()
         ticket.check()
@@ -262,14 +262,14 @@ class Client(Submitter, Questions):
             if ticket.faults:
                 return
             pack = Pack(tasks, [ticket])
-            made: list[tuple[Handle[R], bool]] = [
-                (Handle(self, prepared.task_id, prepared.result_type), prepared.named)
+            made: list[tuple[Handle[R], int | None]] = [
+                (Handle(self, prepared.task_id, prepared.result_type), prepared.content)
                 for prepared in chunk[at : at + len(tasks)]
             ]
             at += len(tasks)
             with self._link.use() as core:
                 now = time.monotonic()
-                handles += [core.claim(handle, now, named=named) for handle, named in made]
+                handles += [core.claim(handle, now, content=content) for handle, content in made]
                 core.outbox.add_pack(pack, now)
 
     def _wait(self, handle: Handle[Any], timeout: float | None) -> None:

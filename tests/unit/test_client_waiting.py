@@ -13,7 +13,7 @@ from common.client.core import ClientCore
 from common.client.handles import BaseHandle
 from common.client.inquiries import Inquiries, Inquiry, status_inquiries
 from common.client.waiting import ANSWER, DOUBT, LONGEST, PAGES, SILENCE, Waiting
-from common.errors import ClientClosed, UnknownTask
+from common.errors import ClientClosed, InvalidTask, UnknownTask
 from common.ids import new_task_id
 from common.questions import Ask, Cancelled, Statuses, TaskStatus
 from common.wire import TaskResult, Told, encode
@@ -349,7 +349,7 @@ def test_closing_ends_inquiries() -> None:
 def test_what_arrives_goes_where_it_belongs() -> None:
     core = ClientCore(30)
     core.connected(0)
-    handle = core.claim(Handle(new_task_id(), object, foreign=False), 0, named=False)
+    handle = core.claim(Handle(new_task_id(), object, foreign=False), 0, content=None)
     answered: list[Inquiry[TaskStatus]] = []
     core.inquiries.add(Inquiry("t", ours=True, notify=answered.append), 0)
 
@@ -369,7 +369,7 @@ def test_garbage_in_the_reply_queue_is_dropped(kind: str | None, body: bytes) ->
 
 def test_without_a_connection_nothing_is_asked() -> None:
     core = ClientCore(30)
-    core.claim(handle := Handle(new_task_id(), object, foreign=False), 0, named=False)
+    core.claim(handle := Handle(new_task_id(), object, foreign=False), 0, content=None)
     assert list(core.asks(100)) == []
     assert core.wake_at() == math.inf
 
@@ -385,7 +385,10 @@ def test_a_named_id_finds_the_handle_that_is_there() -> None:
     foreign = Handle(new_task_id(), object, foreign=True)
     core.waiting.register(foreign, 0)
 
-    assert core.claim(Handle(foreign.id, int, foreign=False), 1, named=True) is foreign
+    assert core.claim(Handle(foreign.id, int, foreign=False), 1, content=1) is foreign
+    assert core.claim(Handle(foreign.id, int, foreign=False), 1, content=1) is foreign
+    with pytest.raises(InvalidTask, match="other content"):
+        core.claim(Handle(foreign.id, int, foreign=False), 1, content=2)
     assert (foreign._foreign, foreign._result_type) == (False, int)
 
 
