@@ -16,8 +16,10 @@ from types import SimpleNamespace
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
+import aiormq.abc
 import aiormq.exceptions
 from aiormq import spec
+from pamqp.header import ContentHeader
 
 from common.broker.connection import Channel, Connection
 from common.errors import ConnectionLost
@@ -42,8 +44,9 @@ class Message:
 class MemoryQueue:
     """Messages in order, and who consumes them in turn."""
 
-    def __init__(self, name: str, owner: MemoryConnection | None) -> None:
+    def __init__(self, name: str, owner: MemoryConnection | None, kind: object = None) -> None:
         self.name = name
+        self.kind = kind
         self.owner = owner
         self.ready: deque[Message] = deque()
         self.consumers: deque[MemoryConsumer] = deque()
@@ -168,7 +171,9 @@ def _words(pattern: list[str], words: list[str]) -> bool:
 class MemoryChannel:
     """What Warren uses of an aiormq channel."""
 
-    def __init__(self, connection: MemoryConnection, broker: MemoryBroker) -> None:
+    def __init__(self, connection: MemoryConnection, broker: MemoryBroker, *, confirms: bool = False) -> None:
+        self._confirms = confirms
+        self._error: Exception | None = None
         self.connection = connection
         self.broker = broker
         self.prefetch = 0
@@ -177,6 +182,7 @@ class MemoryChannel:
         self.on_consumer_cancel_callbacks: set[Callable[[Any], Awaitable[None]]] = set()
         self.closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._consumers: dict[str, MemoryConsumer] = {}
+        self._consumer_tags = itertools.count(1)
 
     @property
     def is_closed(self) -> bool:
@@ -191,10 +197,10 @@ class MemoryChannel:
         """Close, because of `error` if there is one."""
         if self.is_closed:
             return
+        self._error = error
         self.closing.set_result(None) if error is None else self.closing.set_exception(error)
         self.closing.exception()
-        for tag in list(self._consumers):
-            self._cancel(tag)
+        self.stop_consuming()
         unsettled, self.unsettled = self.unsettled, {}
         by_queue: dict[MemoryQueue, list[Message]] = {}
         for queue, message in unsettled.values():
@@ -203,6 +209,15 @@ class MemoryChannel:
             queue.put_back(messages)
         self.connection.channels.discard(self)
 
+    def stop_consuming(self) -> None:
+        """Cancel its consumers."""
+        for tag in list(self._consumers):
+            self._cancel(tag)
+
+    def _check_open(self) -> None:
+        if self.is_closed:
+            raise self._error or aiormq.exceptions.ChannelInvalidStateError("the channel is closed")
+
     def _refuse(self, error: Exception) -> Exception:
         # As a broker does: the channel ends, and the call that was refused says why.
         self.end(error)
@@ -210,6 +225,7 @@ class MemoryChannel:
 
     async def exchange_declare(self, *, exchange: str, exchange_type: str, durable: bool) -> None:
         """exchange.declare."""
+        self._check_open()
         if self.broker.exchanges.setdefault(exchange, exchange_type) != exchange_type:
             raise self._refuse(aiormq.exceptions.ChannelPreconditionFailed(f"inequivalent exchange {exchange!r}"))
 
@@ -223,12 +239,18 @@ class MemoryChannel:
         arguments: dict[str, Any] | None = None,
     ) -> Any:
         """queue.declare."""
+        self._check_open()
         known = self.broker.queues.get(queue)
         if known is None:
             if passive:
                 raise self._refuse(aiormq.exceptions.ChannelNotFoundEntity(f"no queue {queue!r}"))
-            known = self.broker.queues[queue] = MemoryQueue(queue, self.connection if exclusive else None)
+            kind = (durable, exclusive, arguments or {})
+            known = self.broker.queues[queue] = MemoryQueue(queue, self.connection if exclusive else None, kind)
         self._check_owner(known)
+        if not passive and known.kind != (durable, exclusive, arguments or {}):
+            raise self._refuse(
+                aiormq.exceptions.ChannelPreconditionFailed(f"inequivalent arguments of queue {queue!r}")
+            )
         return SimpleNamespace(queue=queue, message_count=len(known.ready), consumer_count=len(known.consumers))
 
     def _check_owner(self, queue: MemoryQueue) -> None:
@@ -237,22 +259,28 @@ class MemoryChannel:
 
     async def queue_bind(self, queue: str, exchange: str, routing_key: str = "") -> None:
         """queue.bind."""
+        self._check_open()
         if exchange not in self.broker.exchanges:
             raise self._refuse(aiormq.exceptions.ChannelNotFoundEntity(f"no exchange {exchange!r}"))
+        if queue not in self.broker.queues:
+            raise self._refuse(aiormq.exceptions.ChannelNotFoundEntity(f"no queue {queue!r}"))
+        self._check_owner(self.broker.queues[queue])
         self.broker.bind(exchange, routing_key, queue)
 
     async def basic_qos(self, *, prefetch_count: int) -> None:
         """basic.qos, for the consumers to come."""
+        self._check_open()
         self.prefetch = prefetch_count
 
     async def basic_consume(self, queue: str, callback: OnMessage, *, no_ack: bool = False) -> Any:
         """basic.consume."""
+        self._check_open()
         known = self.broker.queues.get(queue)
         if known is None:
             raise self._refuse(aiormq.exceptions.ChannelNotFoundEntity(f"no queue {queue!r}"))
         self._check_owner(known)
         consumer = MemoryConsumer(self, known, callback, no_ack=no_ack)
-        tag = f"ctag{len(self._consumers) + 1}"
+        tag = f"ctag{next(self._consumer_tags)}"
         self._consumers[tag] = consumer
         known.consumers.append(consumer)
         # The answer comes before the first delivery.
@@ -261,6 +289,7 @@ class MemoryChannel:
 
     async def basic_cancel(self, tag: str) -> None:
         """basic.cancel."""
+        self._check_open()
         self._cancel(tag)
 
     def _cancel(self, tag: str) -> None:
@@ -270,10 +299,12 @@ class MemoryChannel:
 
     async def basic_ack(self, tag: int, *, multiple: bool = False, wait: bool = True) -> None:
         """basic.ack."""
+        self._check_open()
         tags = [each for each in self.unsettled if each <= tag] if multiple else [tag]
         if tag not in self.unsettled:
             raise self._refuse(aiormq.exceptions.ChannelPreconditionFailed(f"unknown delivery tag {tag}"))
-        for queue in {self.unsettled.pop(each)[0] for each in tags}:
+        settled = [self.unsettled.pop(each)[0] for each in tags]
+        for queue in dict.fromkeys(settled):
             queue.flow()
 
     async def basic_publish(
@@ -287,6 +318,7 @@ class MemoryChannel:
         timeout: float | None = None,
     ) -> None:
         """basic.publish with its confirm."""
+        self._check_open()
         if exchange and exchange not in self.broker.exchanges:
             raise self._refuse(aiormq.exceptions.ChannelNotFoundEntity(f"no exchange {exchange!r}"))
         if properties.user_id is not None and properties.user_id != self.connection.user:
@@ -294,10 +326,21 @@ class MemoryChannel:
             raise self._refuse(aiormq.exceptions.ChannelPreconditionFailed(text))
         queues = self.broker.routed(exchange, routing_key)
         if not queues and mandatory:
-            raise aiormq.exceptions.PublishError(cast("Any", None), cast("Any", None))
+            if self._confirms:
+                raise _returned(body, exchange, routing_key, properties)
+            return
         for queue in queues:
             queue.put(Message(body, properties, routing_key))
         await asyncio.sleep(0)  # a confirm never comes before the caller has let go
+        self._check_open()  # the message is there, and its sender will never know
+
+
+def _returned(body: bytes, exchange: str, key: str, properties: spec.Basic.Properties) -> Exception:
+    """What a mandatory message that no queue takes raises."""
+    delivery = spec.Basic.Return(reply_code=312, reply_text="NO_ROUTE", exchange=exchange, routing_key=key)
+    header = ContentHeader(body_size=len(body), properties=properties)
+    message = aiormq.abc.DeliveredMessage(delivery=delivery, header=header, body=body, channel=cast("Any", None))
+    return aiormq.exceptions.PublishError(message, spec.Basic.Ack(delivery_tag=1))
 
 
 class MemoryConnection(Connection):
@@ -309,7 +352,7 @@ class MemoryConnection(Connection):
         """See `Connection.open_channel`."""
         if not self._open:
             raise ConnectionLost(f"no connection to the broker ({self.name})")
-        channel = MemoryChannel(self, self._broker)
+        channel = MemoryChannel(self, self._broker, confirms=confirms)
         self.channels.add(channel)
         return cast("Channel", channel)
 
@@ -337,7 +380,10 @@ class MemoryConnection(Connection):
             return
         self._open = False
         error = ConnectionError("the connection ended")
-        for channel in list(self.channels):
+        channels = list(self.channels)
+        for channel in channels:
+            channel.stop_consuming()  # what one gives back must not go to another one that ends as well
+        for channel in channels:
             channel.end(error)
         for queue in [queue for queue in self._broker.queues.values() if queue.owner is self]:
             self._broker.delete(queue)
