@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support.services import ROOT
 
 TASKS = """
 import asyncio
@@ -39,15 +42,18 @@ async def block() -> None:
 HEAVY = ("aio_pika", "aiormq", "sqlalchemy", "prometheus_client", "structlog", "asyncio", "common.client.aio")
 
 
-def run(folder: Path, test: str, *options: str) -> str:
+AUTO = ("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function")
+
+
+def run(folder: Path, test: str, *options: str, tasks: str = TASKS) -> str:
     """Run a test of a user in a pytest of its own; what it prints."""
-    (folder / "test_users.py").write_text(TASKS + test)
+    (folder / "test_users.py").write_text(tasks + test)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("WARREN_", "PYTEST_"))}
     command = [sys.executable, "-m", "pytest", "-q", "-rA", "-c", os.devnull, "--rootdir", ".", "-W", "error"]
     done = subprocess.run(
         [*command, *(options or ("-p", "no:asyncio"))],
         cwd=folder,
-        env=environment | {"WARREN_NAMESPACE": "elsewhere"},
+        env=environment | {"WARREN_NAMESPACE": "elsewhere", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=60,
@@ -74,7 +80,7 @@ async def test_with_pytest_asyncio(warren_test):
     async with warren_test() as warren:
         assert await warren.run(add, 2, 3) == 5
 """,
-            ("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"),
+            AUTO,
         ),
         (
             """
@@ -196,3 +202,12 @@ def test_it(warren_test, monkeypatch):
     assert "the scheduler is not installed: " in said, said
     assert why in said
     assert "pip install 'warren[scheduler,worker]'" in said
+
+
+@pytest.mark.parametrize(("page", "blocks"), [("README.md", 1), ("docs/testing.md", 2)])
+def test_what_the_pages_show_is_a_test(tmp_path: Path, page: str, blocks: int) -> None:
+    found = re.findall(r"^```python\n(# test_.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    assert len(found) == blocks
+    for block in found:
+        said = run(tmp_path, block, *AUTO, tasks="")
+        assert "1 passed" in said, said
