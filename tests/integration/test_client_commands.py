@@ -203,7 +203,7 @@ def test_dead_letters_are_listed_and_shown(scheduler: StandIn) -> None:
     assert code == 0
     assert [line.split()[0] for line in shown.splitlines()] == ["ID", failed, "ValueError:", "12", "bad"]
     assert "2h ago" in shown
-    assert [line.get("id", line.get("parked")) for line in lines(run(dead, "list", "--json"))] == [failed, 12]
+    assert [line["id"] or line["parked"] for line in lines(run(dead, "list", "--json"))] == [failed, 12]
     assert len(lines(run(dead, "list", "--json", "--reason", "exception"))) == 1
     assert '"args":[7]' in run(dead, "show", failed).stdout
     assert lines(run(dead, "show", "12", "--json"))[0]["reason"] == "undecodable"
