@@ -16,10 +16,15 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from common.client.aio import AsyncClient, AsyncHandle
     from common.client.sync import Client, Handle
+    from common.context import ctx
     from common.errors import (
         ClientClosed,
+        Fail,
+        InvalidFilter,
         InvalidTask,
+        NoTask,
         ResultTimeout,
+        Retry,
         SubmissionError,
         SubmissionRefused,
         SubmissionUnknown,
@@ -27,11 +32,13 @@ if TYPE_CHECKING:
         TaskError,
         TaskExpired,
         TaskFailed,
+        TaskTimeout,
         UnknownTask,
         WarrenError,
     )
+    from common.options import Backoff
+    from common.questions import DeadLetter, Progress, TaskStatus
     from common.tasks import Call, TaskFunction, call, task
-    from common.wire import TaskStatus
 
 __version__: Final = "0.1.0"
 
@@ -42,12 +49,19 @@ __all__ = [
     "WARREN",
     "AsyncClient",
     "AsyncHandle",
+    "Backoff",
     "Call",
     "Client",
     "ClientClosed",
+    "DeadLetter",
+    "Fail",
     "Handle",
+    "InvalidFilter",
     "InvalidTask",
+    "NoTask",
+    "Progress",
     "ResultTimeout",
+    "Retry",
     "SubmissionError",
     "SubmissionRefused",
     "SubmissionUnknown",
@@ -57,10 +71,12 @@ __all__ = [
     "TaskFailed",
     "TaskFunction",
     "TaskStatus",
+    "TaskTimeout",
     "UnknownTask",
     "WarrenError",
     "__version__",
     "call",
+    "ctx",
     "task",
 ]
 
@@ -69,11 +85,15 @@ _HOMES: Final = {
     "AsyncHandle": "common.client.aio",
     "Client": "common.client.sync",
     "Handle": "common.client.sync",
+    "Backoff": "common.options",
     "Call": "common.tasks",
     "TaskFunction": "common.tasks",
     "call": "common.tasks",
+    "ctx": "common.context",
     "task": "common.tasks",
-    "TaskStatus": "common.wire",
+    "DeadLetter": "common.questions",
+    "Progress": "common.questions",
+    "TaskStatus": "common.questions",
 }
 
 

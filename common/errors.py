@@ -5,6 +5,7 @@
     WarrenError
     ├── SettingsError           a setting is missing or wrong; the message lists every fault
     ├── InvalidTask             a task that cannot be submitted as it is (name, queue, size, arguments)
+    ├── InvalidFilter           a question about tasks that cannot be asked as it is
     ├── SubmissionError         a submission that was not confirmed
     │   ├── SubmissionRefused   the broker refused it: it did not happen
     │   └── SubmissionUnknown   no answer: it may have happened; holds the ids, safe to submit again with them
@@ -13,7 +14,12 @@
     │   ├── TaskCancelled       the task was cancelled
     │   ├── TaskExpired         the task was not started in time
     │   └── UnknownTask         the scheduler has no task with this id
+    ├── Retry                   raised by a task function: run me again
+    ├── Fail                    raised by a task function: do not run me again
+    ├── TaskTimeout             raised in a task function whose timeout is over
+    ├── NoTask                  `ctx` was used where no task runs
     ├── ResultTimeout           the wait ended; the task goes on
+    ├── HarnessError            the harness for tests cannot start or go on
     ├── ClientClosed            the client was closed while this call was waiting
     ├── BrokerError             about the connection to RabbitMQ
     │   ├── ConnectionLost      the connection ended under an operation; its outcome is unknown
@@ -32,6 +38,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
+
+from common.options import LONGEST
 
 
 class WarrenError(Exception):
@@ -52,6 +61,10 @@ class SettingsError(WarrenError):
 
 class InvalidTask(WarrenError, ValueError):
     """The task cannot be submitted as it is; nothing was sent."""
+
+
+class InvalidFilter(WarrenError, ValueError):
+    """Which tasks are meant cannot be said like this; nothing was asked."""
 
 
 class SubmissionError(WarrenError):
@@ -118,6 +131,58 @@ class TaskExpired(TaskError):
 
 class UnknownTask(TaskError):
     """The scheduler has no task with this id (never submitted, or removed after its retention)."""
+
+
+class Retry(WarrenError):
+    """A task function raises this to be run again, as often as `retries` says (10 times when nobody says).
+
+    Args:
+        after: seconds to wait, or a `timedelta`; None for what the task's backoff says.
+        message: why; stored with the attempt.
+
+    Raises:
+        ValueError: `after` is negative or no number.
+
+    Example::
+
+        raise Retry(after=30) from error
+    """
+
+    def __init__(self, after: float | timedelta | None = None, message: str = "") -> None:
+        seconds = after.total_seconds() if isinstance(after, timedelta) else after
+        if seconds is not None and not (isinstance(seconds, (int, float)) and 0 <= seconds <= LONGEST):
+            raise ValueError(f"after is a number of seconds from 0 to {LONGEST:.0f} or a timedelta, not {after!r}")
+        self.after = seconds
+        super().__init__(message or f"asked to be run again{'' if seconds is None else f' after {seconds:g} s'}")
+
+
+class Fail(WarrenError):
+    """A task function raises this to fail for good: whatever `retries` says, it is not run again.
+
+    Example::
+
+        raise Fail("there is no customer 7")
+    """
+
+
+class TaskTimeout(WarrenError):
+    """The task's `timeout` is over. Raised once, in the task function, which may clean up, or return after all.
+
+    In a coroutine function it is raised at an ``await``, and is an `asyncio.CancelledError` too, so that locks and
+    task groups treat it as one. In a thread it is raised between two steps of Python code: not inside a call into C
+    that blocks (``time.sleep``, a socket without a timeout), but after it. In a process it ends such calls too.
+    """
+
+    def __init__(self, message: str = "the task's timeout is over") -> None:
+        super().__init__(message)
+
+
+class NoTask(WarrenError, LookupError):
+    """`ctx` was used outside of a running task function."""
+
+
+class HarnessError(WarrenError, RuntimeError):
+    """`common.testing` cannot start here, or waits for what never comes; the text says why."""
 
 
 class ResultTimeout(WarrenError, TimeoutError):

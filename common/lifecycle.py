@@ -75,6 +75,8 @@ class Service:
         self._asked = asyncio.Event()
         self._cut_short = asyncio.Event()
         self._failed = asyncio.Event()
+        self.started = asyncio.Event()
+        """Set when every part has started."""
 
     def add(self, part: P) -> P:
         """Start `part` after those that were added before it. Returns `part`."""
@@ -110,8 +112,11 @@ class Service:
             self._cut_short.set()
         self._asked.set()
 
-    async def run(self) -> int:
+    async def run(self, *, signals: bool = True) -> int:
         """Start, run until asked to end or until a part crashes, drain, stop.
+
+        Args:
+            signals: drain on SIGTERM and SIGINT; not when the process belongs to somebody else.
 
         Returns:
             One of the exit codes of this module.
@@ -119,6 +124,8 @@ class Service:
         Raises:
             Exception: whatever a part raised in its `start`, after the parts before it were stopped.
         """
+        if not signals:
+            return await self._run()
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._signalled, number)
@@ -132,6 +139,7 @@ class Service:
         code = EXIT_FAILED
         try:
             if await self._unless(self._start(), self._asked, self._failed):
+                self.started.set()
                 _log.info("started", extra={"service": self.name})
                 await _first(self._asked, self._failed)
             code = await self._drain()

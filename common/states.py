@@ -7,6 +7,10 @@
       │                    │  │
       └──due── scheduled <─┘  └──returned, lost──> queued    (a new attempt, perhaps as a suspect)
 
+    each of these three ──cancel──> cancelled, and, when its time is over before it was started, ──> expired
+
+A failed attempt with retries left goes back to `scheduled`, and waits there for its backoff.
+
 `succeeded`, `failed`, `cancelled` and `expired` are terminal and never change. `transition` is pure: no clock, no
 I/O, no globals. A shell reads the task, calls it, and writes what it returns in one compare-and-set on attempt and
 lease, so that late, doubled and forged replies change nothing.
@@ -20,12 +24,15 @@ from typing import Final
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
-from common.wire import NULL, ErrorInfo, ErrorKind, Isolation
+from common.options import REQUESTED_RETRIES, Backoff
+from common.wire import NULL, Advice, ErrorInfo, ErrorKind, Isolation
 
 __all__ = [
     "TERMINAL",
+    "Cancelled",
     "Due",
     "Event",
+    "Expired",
     "Failed",
     "Held",
     "Lost",
@@ -71,7 +78,10 @@ class Task(Struct, frozen=True, gc=False):
         due_at: when a scheduled task becomes queued, seconds since the epoch, or None.
         held: its delivery has been acked while it runs, so that only beats tell of it.
         result: the stored result of a success.
-        error: the stored error of a failure.
+        error: the stored error of a failure; of a task that waits for its retry, that of the last attempt.
+        failures: how often it has failed and was tried again, crashes left out.
+        expires_at: by when it has to be started, seconds since the epoch, or None.
+        max_crashes: as `Rules.max_crashes`, when the submission says.
     """
 
     state: State
@@ -84,6 +94,9 @@ class Task(Struct, frozen=True, gc=False):
     held: bool = False
     result: Raw = NULL
     error: ErrorInfo | None = None
+    failures: int = 0
+    expires_at: float | None = None
+    max_crashes: int | None = None
 
 
 class Rules(Struct, frozen=True):
@@ -109,11 +122,20 @@ class Succeeded(Struct, frozen=True, gc=False):
 
 
 class Failed(Struct, frozen=True, gc=False):
-    """The handler raised, could not be called, or its child process died (kind `crashed`)."""
+    """The handler raised, could not be called, or its child process died (kind `crashed`).
+
+    Attributes:
+        attempt, lease: which dispatch.
+        error: what happened.
+        advice: what the worker knows about trying again; None when nothing is to be tried.
+        dice: a random number from 0 to 1, for the jitter of the backoff.
+    """
 
     attempt: int
     lease: str
     error: ErrorInfo
+    advice: Advice | None = None
+    dice: float = 1.0
 
 
 class Returned(Struct, frozen=True, gc=False):
@@ -160,7 +182,21 @@ class Due(Struct, frozen=True, gc=False):
     """The time of a scheduled task has come."""
 
 
-Event = Succeeded | Failed | Returned | UnknownFunction | Lost | Held | Due
+class Expired(Struct, frozen=True, gc=False):
+    """The time by which it had to be started may be over.
+
+    Attributes:
+        lease: of a dispatched task: the worker says that it has not started it. Empty for one that waits here.
+    """
+
+    lease: str = ""
+
+
+class Cancelled(Struct, frozen=True, gc=False):
+    """Somebody who may does not want it any more. Between this and an outcome, the one that is stored first wins."""
+
+
+Event = Succeeded | Failed | Returned | UnknownFunction | Lost | Held | Due | Expired | Cancelled
 
 
 class Verdict(StrEnum):
@@ -204,18 +240,24 @@ def transition(task: Task, event: Event, now: float, rules: Rules) -> Transition
     """
     if task.state in TERMINAL:
         return Transition(Verdict.REPEATED, task)
+    if isinstance(event, Cancelled):
+        return _changed(replace(task, state=State.CANCELLED, due_at=None, error=None))
     if isinstance(event, Due):
         if task.state is not State.SCHEDULED:
             return Transition(Verdict.STALE, task)
         return _changed(replace(task, state=State.QUEUED, due_at=None))
+    if isinstance(event, Expired) and not event.lease:
+        return _expired(task, now)
     if task.state is not State.DISPATCHED or event.lease != task.lease:
         return Transition(Verdict.STALE, task)
     if isinstance(event, Succeeded):
         if event.attempt != task.attempt:
             return Transition(Verdict.STALE, task)
-        return _changed(replace(task, state=State.SUCCEEDED, result=event.result))
+        return _changed(replace(task, state=State.SUCCEEDED, result=event.result, error=None))
     if isinstance(event, Failed):
-        return _failed(task, event, rules)
+        return _failed(task, event, now, rules)
+    if isinstance(event, Expired):
+        return _changed(replace(task, state=State.EXPIRED, error=None))
     if isinstance(event, Returned):
         return _changed(_queued(task, attempt=task.attempt - 1))
     if isinstance(event, UnknownFunction):
@@ -240,16 +282,51 @@ def _queued(task: Task, *, attempt: int, isolation: Isolation | None = None) -> 
     )
 
 
-def _failed(task: Task, event: Failed, rules: Rules) -> Transition:
+def _expired(task: Task, now: float) -> Transition:
+    """A task that waits here expires at its time; one that is dispatched may have been started."""
+    if task.state is State.DISPATCHED or task.expires_at is None or task.expires_at > now:
+        return Transition(Verdict.STALE, task)
+    return _changed(replace(task, state=State.EXPIRED, due_at=None, error=None))
+
+
+def _failed(task: Task, event: Failed, now: float, rules: Rules) -> Transition:
     if event.attempt != task.attempt:
         return Transition(Verdict.STALE, task)
+    advice = event.advice
     if event.error.kind is not ErrorKind.CRASHED:
-        return _changed(replace(task, state=State.FAILED, error=event.error))
+        wait = None if advice is None else _retry_wait(task, event, advice)
+        if wait is None:
+            return _changed(replace(task, state=State.FAILED, error=event.error))
+        waiting = replace(_queued(task, attempt=task.attempt), state=State.SCHEDULED, due_at=now + wait)
+        return _changed(replace(waiting, error=event.error, failures=task.failures + 1, unknown_since=None))
     crashes = task.crashes + 1
-    if crashes >= rules.max_crashes:
+    if crashes >= _max_crashes(task, rules, advice):
         return _changed(replace(task, state=State.FAILED, error=event.error, crashes=crashes))
     again = _queued(task, attempt=task.attempt, isolation=max_isolation(task.isolation, Isolation.CHILD))
     return _changed(replace(again, crashes=crashes, unknown_since=None))
+
+
+def _retry_wait(task: Task, event: Failed, advice: Advice) -> float | None:
+    """Seconds until the next attempt; None when there is none."""
+    if advice.give_up:
+        return None
+    asked = event.error.kind is ErrorKind.RETRY
+    retries = advice.retries
+    if retries is None:
+        retries = REQUESTED_RETRIES if asked else 0
+    if task.failures >= retries:
+        return None
+    if advice.after is not None:
+        return advice.after
+    return (advice.backoff or Backoff()).wait(task.failures + 1, event.dice)
+
+
+def _max_crashes(task: Task, rules: Rules, advice: Advice | None = None) -> int:
+    if task.max_crashes is not None:
+        return task.max_crashes
+    if advice is not None and advice.max_crashes is not None:
+        return advice.max_crashes
+    return rules.max_crashes
 
 
 def _unknown_function(task: Task, event: UnknownFunction, now: float, rules: Rules) -> Task:
@@ -269,7 +346,7 @@ def _lost(task: Task, event: Lost, rules: Rules) -> Task:
     if task.isolation is Isolation.ALONE:
         # It ran in a worker that ran nothing else, and took that down: a proved crash.
         crashes = task.crashes + 1
-        if crashes >= rules.max_crashes:
+        if crashes >= _max_crashes(task, rules):
             error = ErrorInfo(
                 ErrorKind.CRASHED, "WorkerDied", "the worker died each time it ran this task and nothing else"
             )

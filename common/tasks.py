@@ -21,11 +21,14 @@ import typing
 from collections.abc import Callable, Coroutine, Mapping
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Final, Generic, ParamSpec, TypeVar, Unpack, overload
 
+from common.declared import Declared, declared
 from common.errors import InvalidTask
 from common.ids import TASK_ID
+from common.options import NO_POLICY, Policy, TaskOptions
 from common.wire import DEFAULT_PRIORITY, DEFAULT_QUEUE
+from common.words import Words, merged, task_options
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,6 +49,8 @@ class Runtime(StrEnum):
     """In the worker's event loop for tasks: an ``async def`` function."""
     THREAD = "thread"
     """In a thread: a plain function."""
+    PROCESS = "process"
+    """In one of the worker's processes, which can be killed: any function."""
 
 
 class TaskFunction(Generic[P, R]):
@@ -57,15 +62,26 @@ class TaskFunction(Generic[P, R]):
         queue: where its tasks go when a submission does not say.
         priority: 0 (last) to 9 (first), when a submission does not say.
         runtime: where a worker runs it.
+        policy: how its tasks may end, when a submission does not say.
     """
 
-    def __init__(self, function: Callable[P, R], *, name: str, queue: str, priority: int) -> None:
+    def __init__(
+        self,
+        function: Callable[P, R],
+        *,
+        name: str,
+        queue: str,
+        priority: int,
+        runtime: Runtime | str | None = None,
+        policy: Policy = NO_POLICY,
+    ) -> None:
         functools.update_wrapper(self, function)
         self.name = name
         self.function = function
         self.queue = queue
         self.priority = priority
-        self.runtime = _runtime(function)
+        self.runtime = _runtime(function, runtime)
+        self.policy = policy
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(*args, **kwargs)
@@ -99,7 +115,9 @@ def task(
     name: str | None = None,
     queue: str = DEFAULT_QUEUE,
     priority: int = DEFAULT_PRIORITY,
+    runtime: Runtime | str | None = None,
     registry: Registry = registry,
+    **policy: Unpack[Declared],
 ) -> Callable[[Callable[P, R]], TaskFunction[P, R]]: ...
 
 
@@ -110,7 +128,9 @@ def task(
     name: str | None = None,
     queue: str = DEFAULT_QUEUE,
     priority: int = DEFAULT_PRIORITY,
+    runtime: Runtime | str | None = None,
     registry: Registry = registry,
+    **policy: Unpack[Declared],
 ) -> TaskFunction[P, R] | Callable[[Callable[P, R]], TaskFunction[P, R]]:
     """Make a function a task function and register it. Use it bare or with arguments.
 
@@ -118,15 +138,26 @@ def task(
         name: what messages call it; by default the function's ``__name__``. At most 128 of ``A-Za-z0-9_.:-``.
         queue: where its tasks go when a submission does not say.
         priority: 0 to 9, when a submission does not say.
+        runtime: ``"process"`` for a process that can be killed; by default a coroutine function runs in the worker's
+            event loop for tasks, and any other in a thread.
         registry: where to register it; the process's own by default.
+        policy: how its tasks may end, when a submission does not say: `timeout` and `hard_timeout` (seconds or
+            `timedelta`), `retries`, `backoff`, `retry_on` and `give_up_on` (exception types or their names),
+            `max_crashes`, `memory_limit` (bytes), `expires_in`, `result_ttl`. See `common.options.Policy`.
+
+    `expires_in`, `result_ttl`, `max_crashes`, queue and priority are for the scheduler: they travel with a task that
+    is submitted by its function object, not with one that is submitted by name. The rest counts in either case, as it
+    is the worker that knows it.
 
     Raises:
-        InvalidTask: a wrong name, queue or priority, the name belongs to another function, or it is a generator.
+        InvalidTask: a wrong name, queue, priority, runtime or policy, the name belongs to another function, or it is
+            a generator.
     """
+    said = declared(policy)
 
     def register(function: Callable[P, R]) -> TaskFunction[P, R]:
         called = str(name or getattr(function, "__name__", ""))
-        made = TaskFunction(function, name=called, queue=queue, priority=priority)
+        made = TaskFunction(function, name=called, queue=queue, priority=priority, runtime=runtime, policy=said)
         check_target(made.name, made.queue, made.priority)
         other = registry.get(made.name)
         if other is not None and not _same_source(other.function, function):
@@ -141,9 +172,13 @@ def task(
 
 
 class Call(Generic[R]):
-    """One call to be submitted: a task's name, its arguments and its options. Make it with `call`."""
+    """One call to be submitted: a task's name, its arguments and its options. Make it with `call`.
 
-    __slots__ = ("args", "kwargs", "priority", "queue", "task", "task_id")
+    Attributes:
+        extra: what was said besides queue, priority and id.
+    """
+
+    __slots__ = ("args", "extra", "kwargs", "priority", "queue", "task", "task_id")
 
     def __init__(
         self,
@@ -154,6 +189,7 @@ class Call(Generic[R]):
         queue: str | None = None,
         priority: int | None = None,
         task_id: str | None = None,
+        extra: TaskOptions | None = None,
     ) -> None:
         self.task = task
         self.args = args
@@ -161,14 +197,38 @@ class Call(Generic[R]):
         self.queue = queue
         self.priority = priority
         self.task_id = task_id
+        self.extra = extra
 
     @property
     def name(self) -> str:
         """The task function's name."""
         return self.task if isinstance(self.task, str) else self.task.name
 
-    def options(self, *, queue: str | None = None, priority: int | None = None, task_id: str | None = None) -> Call[R]:
-        """The same call with these options; None leaves one as it is."""
+    def options(
+        self,
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        task_id: str | None = None,
+        **words: Unpack[Words],
+    ) -> Call[R]:
+        """The same call with these options; None leaves one as it is.
+
+        Args:
+            queue: where it goes.
+            priority: 0 to 9.
+            task_id: a UUID in lower case.
+            words: any of `common.options.TaskOptions`. Spans (`delay`, `timeout`, ...) are seconds or a `timedelta`,
+                points in time (`run_at`, `expires_at`) a `datetime` with a time zone or seconds since the epoch.
+
+        Raises:
+            InvalidTask: an unknown option, a value of a wrong form or out of its range, a `datetime` without a zone.
+
+        Example:
+            >>> from datetime import timedelta
+            >>> call("add", 1, 2).options(delay=timedelta(minutes=1)).extra.delay
+            60.0
+        """
         return Call(
             self.task,
             self.args,
@@ -176,6 +236,7 @@ class Call(Generic[R]):
             queue=self.queue if queue is None else queue,
             priority=self.priority if priority is None else priority,
             task_id=self.task_id if task_id is None else task_id,
+            extra=merged(task_options(words), self.extra) if words else self.extra,
         )
 
     def __repr__(self) -> str:
@@ -239,17 +300,26 @@ def check_task_id(task_id: str) -> None:
         raise InvalidTask(f"{_short(task_id)} cannot be a task id: a UUID in lower case with its hyphens")
 
 
+def is_coroutine(function: Callable[..., Any]) -> bool:
+    """Whether calling it gives something to await."""
+    called = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
+
+
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _runtime(function: Callable[..., Any]) -> Runtime:
+def _runtime(function: Callable[..., Any], wanted: Runtime | str | None) -> Runtime:
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise InvalidTask(f"{_place(function)} is a generator; a task function has to return its result")
-    called = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
-    is_coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
-    return Runtime.COROUTINE if is_coroutine else Runtime.THREAD
+    own = Runtime.COROUTINE if is_coroutine(function) else Runtime.THREAD
+    if wanted not in (None, own, Runtime.PROCESS):
+        raise InvalidTask(
+            f"{_place(function)} cannot have the runtime {_short(wanted)}: 'process', or nothing for {own.value!r}"
+        )
+    return Runtime.PROCESS if wanted == Runtime.PROCESS else own
 
 
 def _same_source(one: Callable[..., Any], other: Callable[..., Any]) -> bool:

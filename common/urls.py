@@ -43,6 +43,8 @@ def check_amqp_url(url: str, *, allow_plaintext: bool) -> list[str]:
         # The error's own text may quote the password, when that is what broke the URL.
         return ["is not a valid URL; special characters in a password have to be written as %40 and so on"]
     faults = []
+    if parts.scheme == "memory":
+        return [] if parts.hostname else ["has no name: memory://user@name"]
     if parts.scheme not in {"amqp", "amqps"}:
         faults.append("has to begin with amqp:// or amqps://")
     if not parts.hostname:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, ClassVar, Final, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
 from common.errors import WireError
+from common.options import Backoff, Policy, TaskOptions
 
 CONTENT_TYPE: Final = "application/json"
 MAX_PACK_BYTES: Final = 1024 * 1024
@@ -52,6 +53,12 @@ class ErrorKind(StrEnum):
     """No worker knew the function during the grace time."""
     REFUSED = "refused"
     """The scheduler does not take it: too large, nested too deep, or one queue too many."""
+    TIMEOUT = "timeout"
+    """It ran longer than its timeout, soft or hard."""
+    GAVE_UP = "gave_up"
+    """The handler raised `Fail`."""
+    RETRY = "retry"
+    """The handler raised `Retry`."""
 
 
 class OutcomeKind(StrEnum):
@@ -76,6 +83,10 @@ class ReturnReason(StrEnum):
     """This worker does not know the function."""
     UNDECODABLE = "undecodable"
     """This worker could not decode the assignment."""
+    EXPIRED = "expired"
+    """Its time was over before it could be started here."""
+    CANCELLED = "cancelled"
+    """It was cancelled: the scheduler knows already."""
 
 
 class Isolation(StrEnum):
@@ -88,6 +99,13 @@ class Isolation(StrEnum):
     """In a child process, in a worker that runs nothing else meanwhile."""
 
 
+class Message(Struct):
+    """A whole message, as opposed to a part of one."""
+
+    TYPE: ClassVar[str] = ""
+    """Its AMQP property ``type``."""
+
+
 class TaskMessage(Struct, omit_defaults=True, gc=False):
     """One submitted task."""
 
@@ -97,16 +115,21 @@ class TaskMessage(Struct, omit_defaults=True, gc=False):
     kwargs: Raw = EMPTY_KWARGS
     queue: QueueName = DEFAULT_QUEUE
     priority: Priority = DEFAULT_PRIORITY
+    options: TaskOptions | None = None
 
 
-class Submission(Struct):
+class Submission(Message):
     """Client to scheduler: tasks to be done (``warren.submission.v1``)."""
+
+    TYPE: ClassVar[str] = "warren.submission.v1"
 
     tasks: list[TaskMessage]
 
 
-class RawSubmission(Struct):
+class RawSubmission(Message):
     """A submission whose tasks are decoded one by one, to find the bad one."""
+
+    TYPE: ClassVar[str] = "warren.submission.v1"
 
     tasks: list[Raw]
 
@@ -121,10 +144,16 @@ class Assignment(Struct, omit_defaults=True, gc=False):
     args: Raw = EMPTY_ARGS
     kwargs: Raw = EMPTY_KWARGS
     isolation: Isolation = Isolation.NONE
+    policy: Policy | None = None
+    """What the submission said; the worker knows what the decorator says."""
+    starts_within: float = 0.0
+    """Seconds from the dispatch by which it has to be started; 0 is no limit."""
 
 
-class Bundle(Struct):
+class Bundle(Message):
     """Scheduler to worker: tasks to be run (``warren.bundle.v1``)."""
+
+    TYPE: ClassVar[str] = "warren.bundle.v1"
 
     queue: str
     tasks: list[Assignment]
@@ -139,6 +168,22 @@ class ErrorInfo(Struct, omit_defaults=True, gc=False):
     traceback: str = ""
 
 
+class Advice(Struct, omit_defaults=True, frozen=True, gc=False):
+    """What the worker knows about trying a failed task again; the scheduler decides.
+
+    Attributes:
+        give_up: this error is not to be retried.
+        after: seconds to wait, when the handler said so itself (`Retry`).
+        retries, backoff, max_crashes: what decorator and submission say, taken together.
+    """
+
+    give_up: bool = False
+    after: Annotated[float, Meta(ge=0)] | None = None
+    retries: int | None = None
+    backoff: Backoff | None = None
+    max_crashes: int | None = None
+
+
 class Outcome(Struct, omit_defaults=True, gc=False):
     """What became of one lease."""
 
@@ -150,24 +195,31 @@ class Outcome(Struct, omit_defaults=True, gc=False):
     error: ErrorInfo | None = None
     reason: ReturnReason | None = None
     run_seconds: float = 0.0
+    advice: Advice | None = None
 
 
-class Reply(Struct):
+class Reply(Message):
     """Worker to scheduler: outcomes of leases (``warren.reply.v1``)."""
+
+    TYPE: ClassVar[str] = "warren.reply.v1"
 
     worker: Annotated[str, Meta(max_length=64)]
     outcomes: list[Outcome]
 
 
-class RawReply(Struct):
+class RawReply(Message):
     """A reply whose outcomes are decoded one by one, to find the bad one."""
+
+    TYPE: ClassVar[str] = "warren.reply.v1"
 
     worker: Annotated[str, Meta(max_length=64)]
     outcomes: list[Raw]
 
 
-class Barrier(Struct):
+class Barrier(Message):
     """Scheduler to itself through the reply queue: every reply before it has been applied (``warren.barrier.v1``)."""
+
+    TYPE: ClassVar[str] = "warren.barrier.v1"
 
     token: str
 
@@ -181,57 +233,19 @@ class TaskResult(Struct, omit_defaults=True, gc=False):
     error: ErrorInfo | None = None
 
 
-class Told(Struct, omit_defaults=True):
+class Told(Message, omit_defaults=True):
     """Scheduler to client: results, also as the answer to a `wait` question (``warren.told.v1``)."""
+
+    TYPE: ClassVar[str] = "warren.told.v1"
 
     results: list[TaskResult] = []
     unknown: list[str] = []
 
 
-class AskKind(StrEnum):
-    """What a client asks about tasks."""
-
-    WAIT = "wait"
-    """Tell me those that are terminal now, and the others at this reply queue from now on."""
-    STATUS = "status"
-    """Describe them."""
-
-
-class Ask(Struct):
-    """Client to scheduler: a question about many tasks, answered to ``reply_to`` (``warren.ask.v1``)."""
-
-    kind: AskKind
-    ids: Annotated[list[TaskId], Meta(max_length=MAX_PACK_ITEMS)]
-
-
-class TaskStatus(Struct, omit_defaults=True):
-    """One task as the scheduler sees it now. Times are seconds since the epoch (UTC) by the scheduler's clock."""
-
-    id: str
-    state: str
-    """A stored state, or ``running`` when a live worker says so."""
-    task: str = ""
-    queue: str = ""
-    priority: int = DEFAULT_PRIORITY
-    attempt: int = 0
-    worker: str = ""
-    submitted_at: float = 0.0
-    dispatched_at: float = 0.0
-    finished_at: float = 0.0
-    note: str = ""
-    """Why it waits, in a sentence, when there is something to say."""
-    error: ErrorInfo | None = None
-
-
-class Statuses(Struct):
-    """Scheduler to client: the answer to a `status` question (``warren.statuses.v1``)."""
-
-    statuses: list[TaskStatus]
-    unknown: list[str] = []
-
-
-class Beat(Struct, omit_defaults=True):
+class Beat(Message, omit_defaults=True):
     """Worker to schedulers: I am alive, and hold these leases (``warren.beat.v1``)."""
+
+    TYPE: ClassVar[str] = "warren.beat.v1"
 
     worker: str
     number: int
@@ -262,31 +276,22 @@ class ControlVerb(StrEnum):
 
     PROBE = "probe"
     """Send a beat now, with this token and with your functions."""
+    CANCEL = "cancel"
+    """Stop these leases where they run, and drop them where they wait."""
     RENEW = "renew"
     """Subscribe anew to this queue: what was dispatched to it has vanished, so a consumer of it may be deaf."""
 
 
-class Control(Struct, omit_defaults=True):
+class Control(Message, omit_defaults=True):
     """To workers through the control exchange (``warren.control.v1``)."""
+
+    TYPE: ClassVar[str] = "warren.control.v1"
 
     verb: ControlVerb
     token: str = ""
     queue: str = ""
+    leases: list[str] = []
 
-
-TYPES: Final[dict[type[Struct], str]] = {
-    Submission: "warren.submission.v1",
-    RawSubmission: "warren.submission.v1",
-    Bundle: "warren.bundle.v1",
-    Reply: "warren.reply.v1",
-    RawReply: "warren.reply.v1",
-    Barrier: "warren.barrier.v1",
-    Told: "warren.told.v1",
-    Ask: "warren.ask.v1",
-    Statuses: "warren.statuses.v1",
-    Beat: "warren.beat.v1",
-    Control: "warren.control.v1",
-}
 
 M = TypeVar("M", bound=Struct)
 
@@ -317,14 +322,14 @@ def decode(kind: type[M], body: bytes | Raw) -> M:
     return message
 
 
-def check_type(expected: type[Struct], actual: str | None) -> None:
+def check_type(expected: type[Message], actual: str | None) -> None:
     """Refuse a message whose AMQP ``type`` is not the one expected.
 
     Raises:
         WireError: the type is missing, of another kind or of another major version.
     """
-    if actual != TYPES[expected]:
-        raise WireError(f"the message's type is {actual!r}, expected {TYPES[expected]!r}")
+    if actual != expected.TYPE:
+        raise WireError(f"the message's type is {actual!r}, expected {expected.TYPE!r}")
 
 
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')

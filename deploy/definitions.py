@@ -69,7 +69,7 @@ def permissions(role: Role, user: str, namespace: str = "warren") -> Permissions
         case Role.WORKER:
             return Permissions(
                 _within(namespace, f"control[.]{_NONCE}"),
-                _within(namespace, f"reply|beat|event|dlx|control[.]{_NONCE}"),
+                _within(namespace, f"reply|beat|event|dlx|submit|control[.]{_NONCE}"),
                 _within(namespace, f"work[.]{_QUEUE}|control|control[.]{_NONCE}"),
             )
         case Role.CLIENT:

@@ -1,33 +1,32 @@
-"""Answerer: answers what clients ask about their tasks. Only the owner is answered; to others a task is unknown."""
+"""Answerer: takes what clients ask, and has it answered by the part whose kind of question it is.
+
+Only the owner is answered about a task; to others it does not exist, except to operators.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 from common.broker import BatchConsumer, Connection, Delivery, Publisher
-from common.errors import BrokerError, WireError
-from common.states import State
+from common.errors import BrokerError, StoreRefused, WireError
 from common.telemetry import Telemetry
 from common.topology import Topology
-from common.wire import Ask, AskKind, Statuses, TaskStatus, Told, check_type, decode
+from common.wire import Message
 from scheduler_service import operations
+from scheduler_service.asking import Answer, Asker
 from scheduler_service.events import Parked
-from scheduler_service.fleet.directory import Directory
 from scheduler_service.reception import Refusal, check_reply_to, parked_message
 from scheduler_service.storage.parked import ParkedMessage
 from scheduler_service.storage.store import Store
-from scheduler_service.storage.tasks import StoredTask
 
 log = logging.getLogger(__name__)
 
 PREFETCH = 100
 TIMEOUT = 5.0
 """Seconds to wait for the confirm of an answer; a client that is not answered asks again."""
-
-TellStored = Callable[[Mapping[str, Sequence[str]]], Awaitable[None]]
 
 
 class Answerer:
@@ -37,9 +36,9 @@ class Answerer:
         connection: the consuming connection.
         publisher: the publishing connection's publisher.
         topology: the names.
-        store: where tasks are.
-        directory: the live workers, for what the store does not know.
-        tell_stored: tells stored results by reply queue.
+        store: where questions that cannot be read are parked.
+        answers: who answers, by the AMQP type of the question.
+        operators: the broker users who may see everybody's tasks.
         telemetry: where `Parked` goes.
     """
 
@@ -49,17 +48,17 @@ class Answerer:
         publisher: Publisher,
         topology: Topology,
         store: Store,
-        directory: Directory,
         *,
-        tell_stored: TellStored,
+        answers: Mapping[str, Answer],
+        operators: Collection[str],
         telemetry: Telemetry,
     ) -> None:
-        self._telemetry = telemetry
         self._publisher = publisher
         self._topology = topology
         self._store = store
-        self._directory = directory
-        self._tell_stored = tell_stored
+        self._answers = answers
+        self._operators = frozenset(operators)
+        self._telemetry = telemetry
         self.consumer = BatchConsumer(connection, topology.request, self._handle, prefetch=PREFETCH)
 
     async def start(self) -> None:
@@ -78,63 +77,28 @@ class Answerer:
         refused: list[ParkedMessage] = []
         for delivery in deliveries:
             try:
-                check_type(Ask, delivery.type)
-                ask = decode(Ask, delivery.body)
-                user, reply_to = delivery.user_id or "", delivery.reply_to or ""
-                check_reply_to(reply_to, user, self._topology)
-            except WireError as error:
+                await self._answer(delivery)
+            except (WireError, StoreRefused, ValueError, OverflowError) as error:
+                # Also a value that decodes and that the database refuses: it would come back for ever.
                 refused.append(parked_message("request", delivery, "undecodable", str(error)))
-                continue
             except Refusal as refusal:
                 refused.append(parked_message("request", delivery, refusal.reason, str(refusal)))
-                continue
-            if ask.kind is AskKind.WAIT:
-                await self._answer_wait(ask, user, reply_to, delivery.correlation_id)
-            else:
-                await self._answer_status(ask, user, reply_to, delivery.correlation_id)
         if refused:
             await self._store.run(operations.park, refused, time.time())
             for reason, count in Counter(message.reason for message in refused).items():
                 self._telemetry.emit(Parked("request", reason, count))
 
-    async def _answer_wait(self, ask: Ask, user: str, reply_to: str, correlation_id: str | None) -> None:
-        terminal, unknown = await self._store.run(operations.wait_for, ask.ids, user, reply_to)
-        await self._tell_stored({reply_to: terminal})
-        await self._publish(reply_to, Told([], unknown), correlation_id)
+    async def _answer(self, delivery: Delivery) -> None:
+        answer = self._answers.get(delivery.type or "")
+        if answer is None:
+            known = ", ".join(sorted(self._answers))
+            raise WireError(f"the message's type is {delivery.type!r}, expected one of {known}")
+        user, reply_to = delivery.user_id or "", delivery.reply_to or ""
+        check_reply_to(reply_to, user, self._topology)
+        message = await answer(Asker(user, reply_to, user in self._operators), delivery.body)
+        await self._publish(reply_to, message, delivery.correlation_id)
 
-    async def _answer_status(self, ask: Ask, user: str, reply_to: str, correlation_id: str | None) -> None:
-        found, unknown = await self._store.run(operations.look_up, ask.ids, user)
-        await self._publish(reply_to, Statuses([self._describe(stored) for stored in found], unknown), correlation_id)
-
-    def _describe(self, stored: StoredTask) -> TaskStatus:
-        task = stored.task
-        state = task.state.value
-        worker = stored.worker or ""
-        note = ""
-        if task.state is State.DISPATCHED:
-            running = self._directory.running_at(task.lease)
-            if running is not None:
-                state, worker = "running", running
-            else:
-                note = self._directory.why_waiting(stored.queue, stored.name)
-        elif task.state in (State.QUEUED, State.SCHEDULED):
-            note = self._directory.why_waiting(stored.queue, stored.name)
-        return TaskStatus(
-            stored.id,
-            state,
-            stored.name,
-            stored.queue,
-            stored.priority,
-            task.attempt,
-            worker,
-            stored.submitted_at,
-            stored.dispatched_at or 0.0,
-            stored.finished_at or 0.0,
-            note,
-            task.error,
-        )
-
-    async def _publish(self, reply_to: str, message: Told | Statuses, correlation_id: str | None) -> None:
+    async def _publish(self, reply_to: str, message: Message, correlation_id: str | None) -> None:
         try:
             await self._publisher.publish(
                 "", reply_to, message, persistent=False, correlation_id=correlation_id, timeout=TIMEOUT

@@ -16,17 +16,23 @@ from collections.abc import Sequence
 from common.broker import BatchConsumer, Connection, Publisher
 from common.health.server import HealthServer
 from common.lifecycle import Service
+from common.questions import Ask, Cancel, Dead, ListTasks
 from common.states import Rules
 from common.telemetry import Telemetry
 from common.topology import Topology
 from common.wire import MAX_PACK_BYTES
 from scheduler_service.answerer import Answerer
+from scheduler_service.canceller import Canceller
 from scheduler_service.collector import Collector
+from scheduler_service.dead_letters import DeadLetterOffice
 from scheduler_service.dispatcher import Dispatcher
+from scheduler_service.endings import Endings
 from scheduler_service.fleet.directory import Directory
 from scheduler_service.fleet.flights import Flights
 from scheduler_service.gate import Gate
+from scheduler_service.inquiries import Inquiries
 from scheduler_service.intake import Intake
+from scheduler_service.janitor import Janitor
 from scheduler_service.listener import Listener
 from scheduler_service.metrics import SchedulerMetrics
 from scheduler_service.reception import Limits
@@ -67,15 +73,25 @@ class Scheduler:
             topology,
             store,
             flights,
+            rules,
+            ended=lambda ended: endings.announce(ended),
             telemetry=telemetry,
             max_queues=settings.max_queues,
             report=service.report,
         )
-        timers = Timers(store, rules, queued=dispatcher.queued, doubt=dispatcher.recount, report=service.report)
+        timers = Timers(
+            store,
+            rules,
+            queued=dispatcher.queued,
+            ended=lambda ended: endings.settle(ended),
+            doubt=lambda: in_doubt(),
+            report=service.report,
+        )
+        endings = Endings(queued=dispatcher.queued, scheduled=timers.scheduled, tell=teller.tell, telemetry=telemetry)
 
         def in_doubt() -> None:
             dispatcher.recount()
-            timers.scheduled()
+            timers.recount()
 
         collector = Collector(
             consuming,
@@ -88,6 +104,7 @@ class Scheduler:
             tell_stored=teller.tell_stored,
             queued=dispatcher.queued,
             scheduled=timers.scheduled,
+            expect=timers.expect,
             suspect=lambda leases: rescuer.suspect(leases),
             passed=lambda token: rescuer.passed(token),
             landed=dispatcher.wake,
@@ -108,16 +125,45 @@ class Scheduler:
             report=service.report,
         )
         undertaker = Undertaker(consuming, topology, store, suspect=rescuer.suspect, telemetry=telemetry)
+        inquiries = Inquiries(store, flights, directory, tell_stored=teller.tell_stored)
+        canceller = Canceller(
+            publisher,
+            topology,
+            store,
+            flights,
+            directory,
+            rules,
+            ended=endings.settle,
+            doubt=in_doubt,
+            certain=lambda: not dispatcher.in_doubt,
+            report=service.report,
+        )
+        dead_letters = DeadLetterOffice(store, queued=dispatcher.queued, doubt=dispatcher.recount)
+        janitor = Janitor(store, settings.result_ttl, telemetry=telemetry, report=service.report)
         answerer = Answerer(
-            consuming, publisher, topology, store, directory, tell_stored=teller.tell_stored, telemetry=telemetry
+            consuming,
+            publisher,
+            topology,
+            store,
+            answers={
+                Ask.TYPE: inquiries.ask,
+                ListTasks.TYPE: inquiries.list_tasks,
+                Cancel.TYPE: canceller.cancel,
+                Dead.TYPE: dead_letters.answer,
+            },
+            operators=settings.operators,
+            telemetry=telemetry,
         )
         intake = Intake(
             consuming,
             topology,
             store,
             dispatcher=dispatcher,
+            timers=timers,
+            tell=teller.tell,
             tell_stored=teller.tell_stored,
             limits=Limits(settings.max_task_bytes, settings.max_depth, 2 * MAX_PACK_BYTES + settings.max_task_bytes),
+            result_ttl=settings.result_ttl,
             telemetry=telemetry,
         )
 
@@ -125,13 +171,17 @@ class Scheduler:
             rescuer.heard()
             dispatcher.wake()
 
-        listener = Listener(consuming, topology, directory, heard=heard, offer=dispatcher.offer)
-        metrics.watch(flights, directory, lambda: dispatcher.backlog, lambda: not store.failure)
+        listener = Listener(
+            consuming, topology, directory, heard=heard, progressed=flights.progress, offer=dispatcher.offer
+        )
+        metrics.watch(flights, directory, lambda: dispatcher.backlog, lambda: timers.waiting, lambda: not store.failure)
 
         self._connections = (consuming, publishing)
-        self._store = store
+        self.store = store
         self._directory = directory
         self._flights = flights
+        self._dispatcher = dispatcher
+        self.timers = timers
         self._consumers: Sequence[BatchConsumer] = tuple(
             part.consumer for part in (intake, collector, answerer, undertaker, listener)
         )
@@ -149,12 +199,15 @@ class Scheduler:
             publishing,
             gate,
             teller,
+            endings,
             listener,
             dispatcher,
             collector,
             rescuer,
             undertaker,
             timers,
+            janitor,
+            canceller,
             answerer,
             intake,
         )
@@ -185,4 +238,4 @@ class Scheduler:
         return "; ".join(stuck) or None
 
     def _store_check(self) -> str | None:
-        return self._store.failure or None
+        return self.store.failure or None

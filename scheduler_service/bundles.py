@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from common.wire import Isolation
 from scheduler_service.fleet.window import BUNDLE_BYTES
-from scheduler_service.storage.tasks import ClaimedTask
+from scheduler_service.storage.claims import ClaimedTask
 
 ENVELOPE = 160
 """Bytes of an assignment beside its arguments, about."""

@@ -8,6 +8,7 @@ judged here: whether their holder is dead or merely cut off is for the rescuer t
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from common.failpoints import reached
 from common.states import (
     TERMINAL,
     Event,
+    Expired,
     Failed,
     Held,
     Returned,
@@ -30,7 +32,6 @@ from common.states import (
 from common.telemetry import Telemetry
 from common.topology import Topology
 from common.wire import (
-    TYPES,
     Barrier,
     ErrorInfo,
     ErrorKind,
@@ -46,7 +47,7 @@ from common.wire import (
 from scheduler_service import events, operations
 from scheduler_service.fleet.directory import Directory
 from scheduler_service.fleet.flights import Flights
-from scheduler_service.operations import Applied, Report, result_of
+from scheduler_service.operations import Applied, Report, result_of, results_to_tell
 from scheduler_service.reception import parked_message
 from scheduler_service.storage.parked import ParkedMessage
 from scheduler_service.storage.store import Store
@@ -70,7 +71,8 @@ class Collector:
         tell: tells results by reply queue, and waits for it.
         tell_stored: the same for tasks by id whose results are in the store.
         queued: told how many tasks of which queue were queued again.
-        scheduled: told that tasks were scheduled for later.
+        scheduled: told how many tasks of which queue were scheduled for later.
+        expect: told when the next of them is due, seconds since the epoch.
         suspect: given the leases that were redelivered, to be judged.
         passed: told the token of each barrier that came through.
         landed: called after each batch: room may have opened.
@@ -91,7 +93,8 @@ class Collector:
         tell: Callable[[Mapping[str, Sequence[TaskResult]]], Awaitable[None]],
         tell_stored: Callable[[Mapping[str, Sequence[str]]], Awaitable[None]],
         queued: Callable[[str, int], None],
-        scheduled: Callable[[], None],
+        scheduled: Callable[[str, int], None],
+        expect: Callable[[float], None],
         suspect: Callable[[Sequence[str]], None],
         passed: Callable[[str], None],
         landed: Callable[[], None],
@@ -107,6 +110,7 @@ class Collector:
         self._tell_stored = tell_stored
         self._queued = queued
         self._scheduled = scheduled
+        self._expect = expect
         self._suspect = suspect
         self._passed = passed
         self._landed = landed
@@ -147,12 +151,19 @@ class Collector:
         again: dict[str, list[str]] = defaultdict(list)
         for each in applied:
             stored, task = each.stored, each.task
-            if stored is None or task is None or task.state not in TERMINAL or stored.reply_to is None:
+            if stored is None or task is None or task.state not in TERMINAL:
                 continue
             if each.verdict is Verdict.CHANGED:
-                told[stored.reply_to].append(result_of(stored, task))
-            else:
+                if each.aliases:
+                    results_to_tell(stored, task, each.aliases, lambda to, result: told[to].append(result))
+                elif stored.reply_to is not None:
+                    told[stored.reply_to].append(result_of(stored.id, task))
+                continue
+            if stored.reply_to is not None:
                 again[stored.reply_to].append(stored.id)
+            for alias in each.aliases:
+                if alias.reply_to is not None:
+                    again[alias.reply_to].append(alias.id)
         await self._tell(told)
         await self._tell_stored(again)
         await reached("collector.after_tell")
@@ -166,7 +177,7 @@ class Collector:
         returned: Counter[tuple[str, str]] = Counter()
         for delivery in deliveries:
             try:
-                if delivery.type == TYPES[Barrier]:
+                if delivery.type == Barrier.TYPE:
                     tokens.append(decode(Barrier, delivery.body).token)
                     continue
                 check_type(Reply, delivery.type)
@@ -226,11 +237,15 @@ class Collector:
         queued: Counter[str] = Counter()
         held: Counter[str] = Counter()
         stale = 0
-        scheduled = False
+        later: Counter[str] = Counter()
+        moments: list[float] = []
         for each in applied:
             stored, task = each.stored, each.task
             if each.verdict is not Verdict.CHANGED or stored is None or task is None:
                 stale += 1
+                if task is None or task.state in TERMINAL:
+                    # It was cancelled while it was out, or ended and forgotten: this lease is answered now.
+                    self._flights.land(getattr(each.report.event, "lease", ""), clock)
                 continue
             event = each.report.event
             if task.state in TERMINAL:
@@ -253,11 +268,14 @@ class Collector:
             if task.state is State.QUEUED:
                 queued[stored.queue] += 1
             else:
-                scheduled = True
+                later[stored.queue] += 1
+            moments += [moment for moment in (task.due_at, task.expires_at) if moment is not None]
         for queue, count in queued.items():
             self._queued(queue, count)
-        if scheduled:
-            self._scheduled()
+        for queue, count in later.items():
+            self._scheduled(queue, count)
+        if moments:
+            self._expect(min(moments))
         self._landed()
         self._telemetry.emit(events.Replied(len(applied), finished, stale))
         for queue, count in held.items():
@@ -297,13 +315,15 @@ def _event(outcome: Outcome) -> Event:
     if outcome.kind is OutcomeKind.HELD:
         return Held(outcome.lease)
     if outcome.kind is OutcomeKind.RETURNED:
+        if outcome.reason is ReturnReason.EXPIRED:
+            return Expired(outcome.lease)
         if outcome.reason in _NOT_UNDERSTOOD:
             what = _NOT_UNDERSTOOD[outcome.reason]
             error = outcome.error or ErrorInfo(ErrorKind.UNKNOWN_FUNCTION, "UnknownFunction", what)
             return UnknownFunction(outcome.lease, error)
         return Returned(outcome.lease)
     error = outcome.error or ErrorInfo(ErrorKind.EXCEPTION, "Unknown", "the worker gave no reason")
-    return Failed(outcome.attempt, outcome.lease, error)
+    return Failed(outcome.attempt, outcome.lease, error, outcome.advice, random.random())  # noqa: S311 - jitter
 
 
 def _unstorable(report: Report, error: Exception) -> Report:

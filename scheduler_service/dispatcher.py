@@ -20,6 +20,7 @@ from common.backoff import reconnect_wait
 from common.broker import REST, Connection, Publisher, declare
 from common.errors import BrokerError, PublishRefused, StoreError
 from common.failpoints import reached
+from common.states import Rules
 from common.telemetry import Telemetry
 from common.topology import Topology
 from common.wire import Bundle, Isolation
@@ -27,8 +28,10 @@ from scheduler_service import operations
 from scheduler_service.bundles import pack
 from scheduler_service.events import Dispatched
 from scheduler_service.fleet.flights import Flights
+from scheduler_service.operations import Ended
+from scheduler_service.storage.claims import ClaimedTask
 from scheduler_service.storage.store import Store
-from scheduler_service.storage.tasks import ClaimedTask, Placement
+from scheduler_service.storage.tasks import Placement
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +52,8 @@ class Dispatcher:
         topology: the names.
         store: where the backlog is.
         flights: what is out, and the windows.
+        rules: the limits of the transition function.
+        ended: given tasks whose turn came after their time.
         telemetry: where `Dispatched` goes.
         max_queues: how many work queues may exist.
         report: told when the loop dies.
@@ -62,7 +67,9 @@ class Dispatcher:
         topology: Topology,
         store: Store,
         flights: Flights,
+        rules: Rules,
         *,
+        ended: Callable[[Sequence[Ended]], None],
         telemetry: Telemetry,
         max_queues: int,
         report: Report,
@@ -73,11 +80,14 @@ class Dispatcher:
         self._topology = topology
         self._store = store
         self._flights = flights
+        self._rules = rules
+        self._ended = ended
         self._telemetry = telemetry
         self._max_queues = max_queues
         self._clock = clock
         self._backlog: dict[str, int] = {}
         self._queues: set[str] = set()
+        self._stored: set[str] = set()
         self._declared: set[str] = set()
         self._declaring = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -96,13 +106,18 @@ class Dispatcher:
         """Up to which dispatch the broker has confirmed."""
         return self._flights.confirmed_up_to
 
+    @property
+    def in_doubt(self) -> bool:
+        """Whether something may be out in the store of which nothing is known here yet."""
+        return self._doubtful
+
     async def start(self) -> None:
         """Read what is out and what is queued; publish again what the broker may not have; start the loop."""
         if self._loop.running:
             return
-        outset = await self._store.run(operations.outset)
+        outset = await self._store.run(operations.outset, time.time())
         self._backlog = dict(outset.backlog)
-        self._queues.update(outset.backlog)
+        self._queues |= await self._store.run(operations.known_queues)
         self._flights.start_from(outset.confirmed)
         unsure = self._flights.adopt(outset.dispatched, outset.confirmed, self._clock())
         if outset.dispatched:
@@ -147,8 +162,12 @@ class Dispatcher:
         self._flights.release(queue, placements)
 
     def queued(self, queue: str, count: int) -> None:
-        """`count` more tasks of `queue` are in the store."""
-        self._backlog[queue] = self._backlog.get(queue, 0) + count
+        """`count` more tasks of `queue` are in the store; fewer when it is negative."""
+        left = self._backlog.get(queue, 0) + count
+        if left > 0:
+            self._backlog[queue] = left
+        else:
+            self._backlog.pop(queue, None)
         self._wake.set()
 
     def doubt(self, queue: str, placements: Sequence[Placement]) -> None:
@@ -233,24 +252,25 @@ class Dispatcher:
         if not wanted:
             return False
         try:
-            claimed = await self._store.run(operations.claim, wanted, self.mark, time.time())
+            claimed = await self._store.run(operations.claim, wanted, self._rules, self.mark, time.time())
         except BaseException:
             for queue, placements in wanted.items():
                 self.doubt(queue, placements)
             raise
         for queue, placements in wanted.items():
-            taken = claimed[queue]
+            taken, ended = claimed[queue].tasks, claimed[queue].ended
             self._flights.release(queue, placements[len(taken) :])
-            # Those that were wanted and not found are not there: somebody else took them.
-            self._backlog[queue] -= len(placements)
-            if self._backlog[queue] <= 0:
-                del self._backlog[queue]
+            # Answers of the store come in the order of its transactions, so each change is counted once, in order;
+            # and when fewer were found than wanted, none is left.
+            found = len(taken) + len(ended)
+            self.queued(queue, -found if found == len(placements) else -self._backlog.get(queue, 0))
             self.send(taken)
+            self._ended(ended)
         return True
 
     async def _find_strays(self) -> None:
         doubts = self._flights.doubts()
-        outset = await self._store.run(operations.outset)
+        outset = await self._store.run(operations.outset, time.time())
         # Answers of the store come in the order of its transactions: whatever was committed before is counted by now.
         self._flights.retain(outset.dispatched, self._clock())
         strays = self._flights.adopt(outset.dispatched, -1, self._clock())
@@ -274,7 +294,7 @@ class Dispatcher:
                 )
                 await reached("dispatcher.after_publish")
                 break
-            except (BrokerError, TimeoutError) as error:
+            except (BrokerError, StoreError, TimeoutError) as error:
                 if isinstance(error, PublishRefused) and error.unroutable:
                     self._declared.discard(queue)
                     await asyncio.sleep(REST)
@@ -309,6 +329,10 @@ class Dispatcher:
             return
         async with self._declaring:
             if queue not in self._declared:
+                if queue not in self._stored:
+                    # Before it is made: `max_queues` counts what is there after a restart, too.
+                    await self._store.run(operations.add_queue, queue)
+                    self._stored.add(queue)
                 await declare(self._connection, (), (self._topology.work_queue(queue),))
                 self._declared.add(queue)
                 self._queues.add(queue)
@@ -319,7 +343,7 @@ class Dispatcher:
             if queue not in self._declared and self.admits(queue):
                 try:
                     await self._ensure(queue)
-                except BrokerError as error:
+                except (BrokerError, StoreError) as error:
                     log.warning("cannot declare a work queue", extra={"queue": queue, "reason": str(error)})
 
     async def _forget_declared(self) -> None:

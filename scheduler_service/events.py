@@ -72,7 +72,7 @@ class Dispatched(Struct, frozen=True, gc=False):
 
 
 class Finished(Struct, frozen=True, gc=False):
-    """One task became terminal; part of `Replied`.
+    """One task became terminal; part of `Replied` and `Ended`.
 
     Attributes:
         queue, task: its queue and function.
@@ -102,6 +102,12 @@ class Replied(Struct, frozen=True, gc=False):
     stale: int
 
 
+class Ended(Struct, frozen=True, gc=False):
+    """Tasks became terminal without a reply: cancelled or expired."""
+
+    finished: Sequence[Finished]
+
+
 class Returned(Struct, frozen=True, gc=False):
     """Leases came back without having been run."""
 
@@ -129,6 +135,18 @@ class Lost(Struct, frozen=True, gc=False):
     queue: str
     count: int
     suspects: int
+
+
+class Pruned(Struct, frozen=True, gc=False):
+    """What was kept long enough was forgotten.
+
+    Attributes:
+        tasks: finished tasks.
+        parked: parked messages.
+    """
+
+    tasks: int
+    parked: int
 
 
 class Told(Struct, frozen=True, gc=False):

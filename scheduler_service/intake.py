@@ -16,21 +16,23 @@ from typing import Protocol
 from common.broker import BatchConsumer, Connection, Delivery
 from common.errors import StoreConflict, StoreRefused
 from common.failpoints import reached
-from common.states import TERMINAL
+from common.states import TERMINAL, State
 from common.telemetry import Telemetry
 from common.topology import Topology
-from common.wire import Assignment
+from common.wire import Assignment, ErrorInfo, ErrorKind, TaskResult
 from scheduler_service import operations
 from scheduler_service.events import Parked, Submitted
 from scheduler_service.operations import Accepted
-from scheduler_service.reception import Limits, Refusal, read, refuse
+from scheduler_service.reception import Limits, Refusal, read, refuse, set_times
+from scheduler_service.storage.claims import ClaimedTask, policy_to_send, starts_within
 from scheduler_service.storage.parked import ParkedMessage
 from scheduler_service.storage.store import Store
-from scheduler_service.storage.tasks import ClaimedTask, NewTask, Placement
+from scheduler_service.storage.tasks import NewTask, Placement
 
 PREFETCH = 32
 """Submission messages at a time, each of about 1 MiB at most: this bounds the memory of a batch."""
 
+Tell = Callable[[Mapping[str, Sequence[TaskResult]]], Awaitable[None]]
 TellStored = Callable[[Mapping[str, Sequence[str]]], Awaitable[None]]
 
 
@@ -60,6 +62,19 @@ class Dispatcher(Protocol):
         """Up to which dispatch the broker has confirmed."""
 
 
+class Timers(Protocol):
+    """What intake needs of the timers."""
+
+    def scheduled(self, queue: str, count: int) -> None:
+        """`count` more tasks are scheduled in the store."""
+
+    def expect(self, moment: float) -> None:
+        """A task is due or over at `moment`, seconds since the epoch."""
+
+    def recount(self) -> None:
+        """A transaction may or may not have been committed: look in the store for what is scheduled."""
+
+
 class Intake:
     """The consumer of the submit queue.
 
@@ -68,8 +83,11 @@ class Intake:
         topology: the names.
         store: where tasks go.
         dispatcher: who sends those that may go at once.
+        timers: who keeps those that are due later, or may expire.
+        tell: tells results by reply queue: of submissions whose id stands for something else.
         tell_stored: tells stored results by reply queue: of tasks that are terminal already.
         limits: what a submission may be.
+        result_ttl: seconds for which a task is kept after its end when it does not say.
         telemetry: where `Submitted` and `Parked` go.
     """
 
@@ -80,13 +98,19 @@ class Intake:
         store: Store,
         *,
         dispatcher: Dispatcher,
+        timers: Timers,
+        tell: Tell,
         tell_stored: TellStored,
         limits: Limits,
+        result_ttl: float,
         telemetry: Telemetry,
     ) -> None:
         self._topology = topology
         self._store = store
         self._dispatcher = dispatcher
+        self._timers = timers
+        self._result_ttl = result_ttl
+        self._tell = tell
         self._tell_stored = tell_stored
         self._limits = limits
         self._telemetry = telemetry
@@ -138,11 +162,15 @@ class Intake:
             else:
                 raise
         else:
+            await self._tell(_conflicts(accepted))
             await self._tell_stored(_terminal(accepted))
 
     async def _write(self, new: list[NewTask], refused: list[ParkedMessage]) -> Accepted:
         now = time.time()
-        self._place(new)
+        for task in new:
+            if task.message.options is not None:
+                set_times(task, task.message.options, self._result_ttl, now)
+        self._place(new, now)
         mark = self._dispatcher.mark
         try:
             await reached("intake.before_commit")
@@ -157,11 +185,12 @@ class Intake:
         self._proceed(new, accepted, refused, now)
         return accepted
 
-    def _place(self, new: Sequence[NewTask]) -> None:
+    def _place(self, new: Sequence[NewTask], now: float) -> None:
         by_queue: dict[str, list[NewTask]] = defaultdict(list)
         for task in new:
             task.placement = None
-            if task.refusal is None:
+            over = task.expires_at is not None and task.expires_at <= now
+            if task.refusal is None and task.due_at is None and not over:
                 by_queue[task.message.queue].append(task)
         for queue, tasks in by_queue.items():
             placements = self._dispatcher.place(queue, len(tasks))
@@ -175,6 +204,8 @@ class Intake:
         for task in new:
             self._dispatcher.doubt(task.message.queue, [] if task.placement is None else [task.placement])
             task.placement = None
+        if any(task.due_at is not None for task in new):
+            self._timers.recount()
 
     def _proceed(
         self, new: Sequence[NewTask], accepted: Accepted, refused: Sequence[ParkedMessage], now: float
@@ -184,14 +215,17 @@ class Intake:
             for task in new:
                 if id(task) not in kept and task.placement is not None:
                     self._dispatcher.unplace(task.message.queue, [task.placement])
-        queued = Counter(
-            task.message.queue for task in accepted.stored if task.placement is None and task.refusal is None
-        )
-        for queue, count in queued.items():
+        waiting = [task for task in accepted.stored if task.placement is None and task.refusal is None]
+        for queue, count in Counter(task.message.queue for task in waiting if task.due_at is None).items():
             self._dispatcher.queued(queue, count)
+        for queue, count in Counter(task.message.queue for task in waiting if task.due_at is not None).items():
+            self._timers.scheduled(queue, count)
+        moments = [moment for task in waiting for moment in (task.due_at, task.expires_at) if moment is not None]
+        if moments:
+            self._timers.expect(min(moments))
         self._dispatcher.send([_claimed(task, now) for task in accepted.stored if task.placement is not None])
         by_queue = Counter(task.message.queue for task in accepted.stored)
-        self._telemetry.emit(Submitted(len(new), by_queue, len(accepted.known)))
+        self._telemetry.emit(Submitted(len(new), by_queue, len(accepted.known) + len(accepted.aliases)))
         reasons = Counter(message.reason for message in refused)
         reasons["conflict"] += len(accepted.conflicts)
         for reason, count in reasons.items():
@@ -203,7 +237,22 @@ def _claimed(task: NewTask, now: float) -> ClaimedTask:
     message, placement = task.message, task.placement
     assert placement is not None
     assignment = Assignment(message.id, message.task, placement.lease, 1, message.args, message.kwargs)
+    if message.options is not None:
+        assignment.policy = policy_to_send(task.options)
+        assignment.starts_within = starts_within(task.expires_at, now)
     return ClaimedTask(assignment, message.queue, message.priority, now, placement.number)
+
+
+def _conflicts(accepted: Accepted) -> dict[str, list[TaskResult]]:
+    """What is told to those whose task was not taken, because its id stands for another one, by reply queue."""
+    results: dict[str, list[TaskResult]] = defaultdict(list)
+    for task in accepted.conflicts:
+        if task.reply_to is not None:
+            id_ = task.message.id
+            text = f"the id {id_} stands for a task with other content, which goes on; submit this one with a new id"
+            error = ErrorInfo(ErrorKind.REFUSED, "Conflict", text)
+            results[task.reply_to].append(TaskResult(id_, State.FAILED.value, error=error))
+    return results
 
 
 def _terminal(accepted: Accepted) -> dict[str, list[str]]:
@@ -212,6 +261,9 @@ def _terminal(accepted: Accepted) -> dict[str, list[str]]:
     for stored in accepted.known:
         if stored.reply_to is not None and stored.task.state in TERMINAL:
             ids[stored.reply_to].append(stored.id)
+    for each in accepted.aliases:
+        if each.terminal and each.alias.reply_to is not None:
+            ids[each.alias.reply_to].append(each.alias.id)
     for task in accepted.stored:
         if task.refusal is not None and task.reply_to is not None:
             ids[task.reply_to].append(task.message.id)

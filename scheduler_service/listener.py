@@ -1,14 +1,15 @@
-"""Listener: hears the beats of the workers and keeps the directory."""
+"""Listener: hears the beats of the workers, which keep the directory, and how far their tasks are."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from common.broker import BatchConsumer, Connection, Delivery
 from common.errors import WireError
 from common.ids import new_nonce
+from common.questions import Progress, ProgressReport
 from common.topology import Topology
 from common.wire import Beat, check_type, decode
 from scheduler_service.fleet.directory import Directory
@@ -28,6 +29,7 @@ class Listener:
         topology: the names.
         directory: the live workers.
         heard: called after each batch of beats.
+        progressed: given how far tasks are, by lease.
         offer: makes the work queues that workers serve.
     """
 
@@ -38,10 +40,12 @@ class Listener:
         directory: Directory,
         *,
         heard: Callable[[], None],
+        progressed: Callable[[Mapping[str, Progress]], None],
         offer: Callable[[Sequence[str]], Awaitable[None]],
     ) -> None:
         self._directory = directory
         self._heard = heard
+        self._progressed = progressed
         self._offer = offer
         self._offered_at = 0.0
         self.consumer = BatchConsumer(
@@ -66,12 +70,19 @@ class Listener:
     async def _handle(self, deliveries: list[Delivery]) -> None:
         now = time.monotonic()
         before = set(self._directory.workers)
+        beats = 0
         for delivery in deliveries:
             try:
+                if delivery.type == ProgressReport.TYPE:
+                    self._progressed(decode(ProgressReport, delivery.body).progress)
+                    continue
                 check_type(Beat, delivery.type)
                 self._directory.hear(decode(Beat, delivery.body), now)
+                beats += 1
             except WireError as error:
                 log.warning("a beat cannot be read", extra={"reason": str(error)})
+        if beats == 0:
+            return
         after = set(self._directory.workers)
         for worker in after - before:
             log.info("a worker came", extra={"worker": worker})

@@ -50,12 +50,19 @@ class SchedulerMetrics:
         self._stale = counter("warren_replies_stale", "Outcomes that changed nothing.")
         self._told = counter("warren_told", "Results told to clients.")
         self._unroutable = counter("warren_told_unroutable", "Results whose client was gone.")
+        self._pruned = counter("warren_tasks_pruned", "Finished tasks that were kept long enough, and forgotten.")
+        self._pruned_parked = counter("warren_parked_pruned", "Parked messages that were kept long enough.")
         self._store_failed = counter("warren_store_failed", "Transactions that were not committed.")
 
         def histogram(name: str, help_text: str, buckets: tuple[float, ...], *labels: str) -> FastHistogram:
             return FastHistogram(name, help_text, labels, buckets, registry)
 
-        self._wait = histogram("warren_task_queue_wait_seconds", "From submission to dispatch.", LONG_SECONDS, "queue")
+        self._wait = histogram(
+            "warren_task_queue_wait_seconds",
+            "From submission, or from when it was due, to dispatch.",
+            LONG_SECONDS,
+            "queue",
+        )
         self._run = histogram("warren_task_run_seconds", "Run times.", LONG_SECONDS, "queue", "task")
         self._total = histogram("warren_task_total_seconds", "From submission to terminal.", LONG_SECONDS, "queue")
         self._intake = histogram("warren_intake_batch_tasks", "Tasks stored together.", COUNTS)
@@ -68,11 +75,13 @@ class SchedulerMetrics:
         telemetry.on(events.Submitted, self._on_submitted)
         telemetry.on(events.Dispatched, self._on_dispatched)
         telemetry.on(events.Replied, self._on_replied)
+        telemetry.on(events.Ended, self._on_ended)
         telemetry.on(events.Returned, self._on_returned)
         telemetry.on(events.Held, lambda event: self._held.labels(self._queue(event.queue)).inc(event.count))
         telemetry.on(events.Lost, self._on_lost)
         telemetry.on(events.Parked, lambda event: self._parked.labels(event.origin, event.reason).inc(event.count))
         telemetry.on(events.Told, self._on_told)
+        telemetry.on(events.Pruned, self._on_pruned)
         telemetry.on(events.StoreCommitted, lambda event: self._commit.observe(event.commit_seconds))
         telemetry.on(events.StoreFailed, lambda event: self._store_failed.inc())
 
@@ -105,6 +114,15 @@ class SchedulerMetrics:
         for queue, seconds in totals.items():
             self._total.observe_many(seconds, (self._queue(queue),))
 
+    def _on_ended(self, event: events.Ended) -> None:
+        counts = Counted((finished.queue, finished.task, finished.status) for finished in event.finished)
+        for (queue, task, status), count in counts.items():
+            self._completed.labels(self._queue(queue), self._task(task), status).inc(count)
+
+    def _on_pruned(self, event: events.Pruned) -> None:
+        self._pruned.inc(event.tasks)
+        self._pruned_parked.inc(event.parked)
+
     def _on_returned(self, event: events.Returned) -> None:
         queue = self._queue(event.queue)
         self._returned.labels(queue, event.reason).inc(event.count)
@@ -125,10 +143,11 @@ class SchedulerMetrics:
         flights: Flights,
         directory: Directory,
         backlog: Callable[[], Mapping[str, int]],
+        scheduled: Callable[[], Mapping[str, int]],
         store_up: Callable[[], bool],
     ) -> None:
         """Read gauges from the live objects when they are scraped."""
-        self.registry.register(_Gauges(flights, directory, backlog, store_up, self._queue))
+        self.registry.register(_Gauges(flights, directory, backlog, scheduled, store_up, self._queue))
 
 
 class _Gauges(Collector):
@@ -137,12 +156,14 @@ class _Gauges(Collector):
         flights: Flights,
         directory: Directory,
         backlog: Callable[[], Mapping[str, int]],
+        scheduled: Callable[[], Mapping[str, int]],
         store_up: Callable[[], bool],
         queue: LabelBound,
     ) -> None:
         self._flights = flights
         self._directory = directory
         self._backlog = backlog
+        self._scheduled = scheduled
         self._store_up = store_up
         self._queue = queue
 
@@ -152,13 +173,14 @@ class _Gauges(Collector):
     def collect(self) -> list[Metric]:
         now = time.monotonic()
         backlog = dict(self._backlog())
-        queues = sorted({*backlog, *self._directory.queues(), *self._flights.queues()})
+        scheduled = dict(self._scheduled())
+        queues = sorted({*backlog, *scheduled, *self._directory.queues(), *self._flights.queues()})
         state = GaugeMetricFamily("warren_tasks", "Unfinished tasks.", labels=("queue", "state"))
         window = GaugeMetricFamily("warren_window_tasks", "The most that may be out.", labels=("queue",))
         out = GaugeMetricFamily("warren_in_flight_tasks", "Dispatched and unfinished.", labels=("queue",))
         slots = GaugeMetricFamily("warren_live_slots", "Slots of live workers.", labels=("queue",))
         running = self._running()
-        sums: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0, 0])
+        sums: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0, 0, 0])
         for queue in queues:
             total = sums[self._queue(queue)]
             total[0] += backlog.get(queue, 0)
@@ -166,7 +188,9 @@ class _Gauges(Collector):
             total[2] += self._flights.window(queue, now).tasks
             total[3] += sum(worker.beat.slots for worker in self._directory.serving(queue))
             total[4] += running[queue]
-        for label, (waiting, flying, room, live, started) in sums.items():
+            total[5] += scheduled.get(queue, 0)
+        for label, (waiting, flying, room, live, started, later) in sums.items():
+            state.add_metric((label, "scheduled"), later)
             state.add_metric((label, "queued"), waiting)
             state.add_metric((label, "dispatched"), flying - started)
             state.add_metric((label, "running"), started)

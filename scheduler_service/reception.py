@@ -13,6 +13,7 @@ from msgspec import Raw, Struct
 
 from common.broker import Delivery
 from common.errors import WireError
+from common.options import IDEMPOTENCY_WINDOW, TaskOptions
 from common.topology import Topology
 from common.wire import (
     ErrorInfo,
@@ -94,6 +95,27 @@ def refuse(task: TaskMessage, owner: str, reply_to: str | None, refusal: Refusal
     headers = {"id": task.id, "task": task.task, "queue": task.queue}
     parked = ParkedMessage("submit", refusal.reason, str(refusal), encode(task), owner, headers)
     return NewTask(task, "[]", "{}", owner, reply_to, refusal=error), parked
+
+
+def set_times(task: NewTask, options: TaskOptions, result_ttl: float, now: float) -> None:
+    """Say when a task with options is due and over, and how long it is kept, by the scheduler's clock.
+
+    Args:
+        task: the task.
+        options: its options.
+        result_ttl: seconds for which a task is kept after its end when it does not say.
+        now: the time, seconds since the epoch.
+    """
+    due_at = max(options.run_at or 0.0, now + (options.delay or 0.0))
+    task.due_at = due_at if due_at > now else None
+    ends = [options.expires_at, None if options.expires_in is None else now + options.expires_in]
+    task.expires_at = min((end for end in ends if end is not None), default=None)
+    task.ttl = options.result_ttl
+    if options.idempotency_key is not None:
+        # Within the window the key has to find its task.
+        window = options.idempotency_window or IDEMPOTENCY_WINDOW
+        if window > (result_ttl if task.ttl is None else task.ttl):
+            task.ttl = window
 
 
 def parked_message(origin: str, delivery: Delivery, reason: str, detail: str) -> ParkedMessage:

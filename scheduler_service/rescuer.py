@@ -208,9 +208,14 @@ class Rescuer:
                 continue
             died = self._directory.holder_died(flight.lease, flight.queue, flight.dispatched_at)
             reports.append(
-                operations.Report(flight.id, Lost(flight.lease, died, self._directory.running_at_dead(flight.lease)))
+                operations.Report(
+                    flight.id,
+                    Lost(flight.lease, died, self._directory.running_at_dead(flight.lease)),
+                    self._directory.dead_holder(flight.lease),
+                )
             )
-            lost[flight.queue].append(died)
+            if not flight.cancelled:
+                lost[flight.queue].append(died)
         for queue in {flight.queue for flight in candidates}:
             self._flights.paused.discard(queue)
         if not reports:

@@ -6,6 +6,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
+from common.options import LONGEST
 from common.settings import SECRET, CommonSettings, Port, Seconds
 from common.urls import redact_url
 
@@ -17,6 +18,8 @@ class SchedulerSettings(CommonSettings, frozen=True, kw_only=True):
 
     Attributes:
         database_url: where tasks are stored, ``sqlite:///file``.
+        operators: the broker users who may see, cancel, replay and purge everybody's tasks, and what was parked
+            without an owner.
         max_task_bytes: the largest arguments (positional and named together) of one task, bytes.
         max_depth: how deep arrays and objects may nest in arguments.
         max_queues: how many work queues clients may bring into being by naming them.
@@ -25,12 +28,15 @@ class SchedulerSettings(CommonSettings, frozen=True, kw_only=True):
         dead_after: seconds of silence after which a worker counts as dead.
         rescue_interval: seconds between two searches for lost tasks.
         window_limit: the most tasks that one queue may have dispatched and unfinished.
+        result_ttl: seconds for which a task is kept after its end, with its result, unless its submission says
+            otherwise; also what was refused and parked.
         drain_timeout: seconds that a stopping scheduler has to finish what it has begun.
         store_commit_delay: seconds added to each commit, to measure with a slow disk.
     """
 
     database_url: Annotated[str, SECRET] = "sqlite:///warren.db"
     http_port: Port = 9464
+    operators: tuple[str, ...] = ()
     max_task_bytes: Annotated[int, Meta(ge=1024, le=8 * 1024 * 1024)] = 256 * 1024
     max_depth: Annotated[int, Meta(ge=1, le=500)] = 32
     max_queues: Annotated[int, Meta(ge=1, le=10_000)] = 256
@@ -39,6 +45,7 @@ class SchedulerSettings(CommonSettings, frozen=True, kw_only=True):
     dead_after: Annotated[float, Meta(ge=3, le=3600)] = 15.0
     rescue_interval: Seconds = 5.0
     window_limit: Annotated[int, Meta(ge=1, le=100_000)] = 5000
+    result_ttl: Annotated[float, Meta(ge=0, le=LONGEST)] = 7 * 86_400.0
     drain_timeout: Seconds = 10.0
     store_commit_delay: Annotated[float, Meta(ge=0, le=1)] = 0.0
 

@@ -1,37 +1,48 @@
-"""Timers: queues scheduled tasks when they are due."""
+"""Timers: queues scheduled tasks when they are due, and ends waiting ones when their time is over.
+
+All of them wait in the store; here are only their numbers and the next moment. The clock may be set at any time, so
+the store is looked at again at least each second, by the clock as it is then::
+
+    look (queue what is due, end what is over) -> sleep until the next moment, a second at most -> look ...
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from common.background import Background, Report
 from common.errors import StoreError
 from common.states import Rules
 from scheduler_service import operations
-from scheduler_service.storage import tasks
+from scheduler_service.operations import Ended
 from scheduler_service.storage.store import Store
 
 log = logging.getLogger(__name__)
 
 BATCH: Final = 1000
-LONGEST_SLEEP: Final = 60.0
+LONGEST_SLEEP: Final = 1.0
 """Seconds after which the clock is looked at again: it may have been set."""
+REST: Final = 0.01
+"""Seconds between two looks at least, so that what is due at about the same time moves together."""
 
 
 class Timers:
-    """Wakes when the next scheduled task is due.
+    """Wakes when the next waiting task is due or over.
 
     Args:
         store: where tasks are.
         rules: the limits of the transition function.
         queued: told how many tasks of which queue were queued.
+        ended: given what has expired.
         doubt: called when a transaction may or may not have been committed.
         report: told when the loop dies.
+        clock: seconds since the epoch.
     """
 
     def __init__(
@@ -40,18 +51,38 @@ class Timers:
         rules: Rules,
         *,
         queued: Callable[[str, int], None],
+        ended: Callable[[Sequence[Ended]], None],
         doubt: Callable[[], None],
         report: Report,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._rules = rules
         self._queued = queued
+        self._ended = ended
         self._doubt = doubt
+        self._clock = clock
+        self._waiting: dict[str, int] = {}
+        self._doubtful = False
+        self._next = math.inf
         self._wake = asyncio.Event()
         self._loop = Background("timers", self._run, report)
 
+    @property
+    def waiting(self) -> Mapping[str, int]:
+        """Scheduled tasks by queue, as far as known."""
+        return self._waiting
+
+    @property
+    def next_moment(self) -> float | None:
+        """When the next waiting task is due or over, seconds since the epoch; None without any."""
+        return self._next if math.isfinite(self._next) else None
+
     async def start(self) -> None:
-        """Start the loop."""
+        """Count what is scheduled, and start the loop."""
+        if self._loop.running:
+            return
+        self._waiting = await self._store.run(operations.count_scheduled)
         self._loop.start()
 
     async def drain(self) -> None:
@@ -62,27 +93,57 @@ class Timers:
         """Queue no more."""
         await self._loop.stop()
 
-    def scheduled(self) -> None:
-        """A task was scheduled; it may be due before the others."""
+    def scheduled(self, queue: str, count: int) -> None:
+        """`count` more tasks of `queue` are scheduled; fewer when it is negative."""
+        left = self._waiting.get(queue, 0) + count
+        if left > 0:
+            self._waiting[queue] = left
+        else:
+            self._waiting.pop(queue, None)
+
+    def expect(self, moment: float) -> None:
+        """A task is due or over at `moment`, seconds since the epoch; it may be the next."""
+        if moment < self._next:
+            self._next = moment
+            self._wake.set()
+
+    def recount(self) -> None:
+        """A transaction may or may not have been committed: look in the store for what is scheduled."""
+        self._doubtful = True
+        self._next = -math.inf
         self._wake.set()
 
     async def _run(self) -> None:
         while True:
             self._wake.clear()
-            wait = 1.0
             try:
-                ripe = await self._store.run(operations.ripen, self._rules, BATCH, time.time())
-                for queue, count in Counter(stored.queue for stored in ripe).items():
-                    self._queued(queue, count)
-                if len(ripe) == BATCH:
-                    continue
-                due = await self._store.run(tasks.next_due)
-                wait = LONGEST_SLEEP if due is None else min(LONGEST_SLEEP, max(0.0, due - time.time()))
+                await self._look()
             except StoreError as error:
                 log.warning("timers wait for the store", extra={"reason": str(error)})
                 self._doubt()
+                self._next = math.inf
+                self._wake.clear()
+            await asyncio.sleep(REST)
             try:
-                async with asyncio.timeout(wait):
+                async with asyncio.timeout(min(LONGEST_SLEEP, max(0.0, self._next - self._clock()))):
                     await self._wake.wait()
             except TimeoutError:
                 pass
+
+    async def _look(self) -> None:
+        """Move what has to be moved, and find the next moment."""
+        if self._doubtful:
+            self._waiting = await self._store.run(operations.count_scheduled)
+            self._doubtful = False
+        # From here on `expect` may set an earlier moment, for what this look does not see.
+        self._next = math.inf
+        ripened = await self._store.run(operations.ripen, self._rules, BATCH, self._clock())
+        for queue, count in Counter(stored.queue for stored in ripened.due).items():
+            self.scheduled(queue, -count)
+            self._queued(queue, count)
+        if ripened.ended:
+            self._ended(ripened.ended)
+        if ripened.full:
+            self._next = -math.inf
+        elif ripened.next is not None:
+            self._next = min(self._next, ripened.next)

@@ -7,8 +7,11 @@ over, since what is drained is still held; the connections are last.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from common.background import Periodic
 from common.broker import Connection, Publisher
@@ -23,32 +26,46 @@ from worker_service.beats import Beats
 from worker_service.consumer import BUNDLE_TASKS, WorkConsumer, prefetch_for
 from worker_service.control import ControlListener
 from worker_service.dead_letters import DeadLetters
+from worker_service.events import LoopBlocked
 from worker_service.executor import Executor
 from worker_service.handlers import Handler
 from worker_service.holder import Holder
 from worker_service.identity import new_worker_id
 from worker_service.metrics import WorkerMetrics
 from worker_service.replier import Replier
+from worker_service.reporter import Reporter
 from worker_service.results import Limits
 from worker_service.runtimes import Done
 from worker_service.runtimes.child import ChildRuntime
-from worker_service.runtimes.coroutine import CoroutineRuntime
+from worker_service.runtimes.coroutine import Blockage, CoroutineRuntime
 from worker_service.runtimes.forker import Forker, child_environment
+from worker_service.runtimes.pool import ProcessRuntime
 from worker_service.runtimes.thread import ThreadRuntime
 from worker_service.settings import WorkerSettings
+from worker_service.submitter import Submitter
+
+_log = logging.getLogger(__name__)
 
 _AFTER_DRAIN = 10.0
 """Seconds beyond `drain_timeout` in which what has ended is still replied."""
 
 
 class LagProbe(Periodic):
-    """Measures the coroutine functions' event loop once a second; a part of the service."""
+    """Measures the coroutine functions' event loop, and names who blocks it; a part of the service.
 
-    def __init__(self, coroutines: CoroutineRuntime) -> None:
+    Args:
+        coroutines: whose loop it is.
+        blocked_after: seconds after which somebody is named.
+        telemetry: where `LoopBlocked` goes.
+    """
+
+    def __init__(self, coroutines: CoroutineRuntime, blocked_after: float, telemetry: Telemetry) -> None:
         async def probe() -> None:
             coroutines.probe()
+            if (blockage := coroutines.blockage(blocked_after)) is not None:
+                telemetry.emit(LoopBlocked(blame(blockage)))
 
-        super().__init__("loop lag", 1.0, probe)
+        super().__init__("loop lag", min(1.0, blocked_after / 2), probe)
 
     async def start(self) -> None:  # type: ignore[override]
         """Start measuring."""
@@ -56,6 +73,25 @@ class LagProbe(Periodic):
 
     async def drain(self) -> None:
         """Nothing."""
+
+
+def blame(blockage: Blockage) -> str:
+    """Log who blocks the event loop; the task function's name."""
+    attempt = blockage.attempt
+    fields: dict[str, Any] = {"seconds": round(blockage.seconds, 1), "stack": blockage.stack}
+    if attempt is not None:
+        of = attempt.assignment
+        fields |= {"task_id": of.id, "task": of.task, "attempt": of.attempt}
+    _log.warning("a coroutine function blocks the event loop of all coroutine functions", extra=fields)
+    return "" if attempt is None else attempt.assignment.task
+
+
+class Surrounding:
+    """What the worker does for the tasks that it runs, in whatever runtime; see `common.context.Surroundings`."""
+
+    def __init__(self, reporter: Reporter, submitter: Submitter) -> None:
+        self.progress = reporter.progress
+        self.submit = submitter.submit
 
 
 class Worker:
@@ -66,6 +102,8 @@ class Worker:
         handlers: its task functions.
         environ: the environment, of which suspects' processes get a part.
         telemetry: where the events of all parts go.
+        new_loop: makes the event loop of the coroutine functions; by default uvloop's where it is installed.
+        apart: run suspects, and functions that ask for it, in processes of their own; without it, in threads.
     """
 
     def __init__(
@@ -75,6 +113,8 @@ class Worker:
         *,
         environ: Mapping[str, str] | None = None,
         telemetry: Telemetry | None = None,
+        new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+        apart: bool = True,
     ) -> None:
         self.id = new_worker_id(settings.name)
         self.telemetry = telemetry or Telemetry()
@@ -100,16 +140,34 @@ class Worker:
         self.dead_letters = DeadLetters(
             self.id, self._publisher(publishing), topology.dead_exchange.name, self.service.report
         )
-        self.coroutines = CoroutineRuntime(self._limits, self._finished)
+        self.reporter = Reporter(self.id, self._publisher(publishing), topology.beat_exchange.name)
+        self.submitter = Submitter(self._publisher(publishing), topology.submit_exchange.name, publishing.user)
+        self._surroundings = Surrounding(self.reporter, self.submitter)
+        self.coroutines = CoroutineRuntime(self._limits, self._finished, self._surroundings, new_loop)
+        threads = ThreadRuntime(self._threads(handlers, apart), self._limits, self._finished, self._surroundings)
+        children = ChildRuntime(self._start_forker, self._finished, self._surroundings, self.service.report)
+        self.processes = ProcessRuntime(
+            self._start_forker,
+            self._finished,
+            children.run,
+            self._surroundings,
+            recycle_after=settings.process_tasks,
+            needed=apart and any(handler.in_process for handler in handlers.values()),
+            telemetry=self.telemetry,
+            report=self.service.report,
+        )
         self.executor = Executor(
             handlers,
             coroutines=self.coroutines,
-            threads=ThreadRuntime(self._threads(handlers), self._limits, self._finished),
-            children=ChildRuntime(self._start_forker, self._finished, self.service.report),
+            threads=threads,
+            processes=self.processes if apart else threads,
+            children=children if apart else threads,
             answer=self.replier.answer,
             announce=lambda: self.beats.announce(),
             slots=settings.slots,
+            process_slots=settings.processes or os.cpu_count() or 1,
             patience=settings.queue_patience,
+            grace=settings.timeout_grace,
             drain_timeout=settings.drain_timeout,
             telemetry=self.telemetry,
         )
@@ -146,7 +204,9 @@ class Worker:
             for queue in settings.queues
         ]
         self.replier.on_confirmed = self._confirmed
-        self.control = ControlListener(consuming, topology.control_queue(self.id), self.beats.probe, self._renew)
+        self.control = ControlListener(
+            consuming, topology.control_queue(self.id), self.beats.probe, self._renew, self.executor.cancel
+        )
         self.health = self._health(handlers)
         self._assemble()
 
@@ -161,8 +221,9 @@ class Worker:
     def _assemble(self) -> None:
         service = self.service
         service.on_draining(self.beats.mark_draining)
-        started: list[Part] = [*self._connections, self.replier, self.dead_letters, self.executor, self.holder]
-        started += [self.beats, self.control, LagProbe(self.coroutines), *self.consumers]
+        started: list[Part] = [*self._connections, self.replier, self.dead_letters, self.reporter, self.submitter]
+        lag = LagProbe(self.coroutines, self._settings.loop_blocked_after, self.telemetry)
+        started += [self.executor, self.holder, self.beats, self.control, lag, *self.consumers]
         if self.health is not None:
             service.on_draining(self.health.mark_draining)
             started.insert(0, self.health)
@@ -172,6 +233,7 @@ class Worker:
         service.stop_order = ended + [part for part in reversed(started) if part not in ended]
 
     def _finished(self, done: Sequence[Done]) -> None:
+        self.reporter.ended(done)
         self.executor.finished(done)  # built after its runtimes, so they cannot be given its method
 
     def _congested(self) -> bool:
@@ -186,12 +248,18 @@ class Worker:
     async def _start_forker(self) -> Forker:
         settings = self._settings
         return await Forker.start(
-            settings.modules, self._limits, self._environment, settings.log_level, settings.log_format
+            settings.modules,
+            self._limits,
+            self._environment,
+            settings.log_level,
+            settings.log_format,
+            self._surroundings,
         )
 
-    def _threads(self, handlers: Mapping[str, Handler]) -> int:
+    def _threads(self, handlers: Mapping[str, Handler], apart: bool) -> int:
         """One thread for each slot; none when there is no plain function."""
-        return 0 if all(handler.is_coroutine for handler in handlers.values()) else self._settings.slots
+        plain = any(not handler.is_coroutine and not (apart and handler.in_process) for handler in handlers.values())
+        return self._settings.slots if plain else 0
 
     def _renew(self, queue: str) -> None:
         for consumer in self.consumers:
@@ -222,6 +290,7 @@ class Worker:
             waiting=lambda: self.executor.waiting,
             draining=lambda: self.service.draining,
             loop_lag=lambda: self.coroutines.lag,
+            processes=lambda: self.processes.size,
         )
         checks = {"connected": self._unconnected, "consuming": self._deaf, "replying": self._stuck}
         return HealthServer(settings.http_host, settings.http_port, registry, checks) if settings.http else None

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Coroutine, Iterator
 from typing import Any, Final, Protocol
 
+from common.context import TaskContext
+from common.options import Policy, policy_of
 from common.wire import Assignment
 from worker_service.handlers import Handler
 
@@ -49,11 +51,14 @@ class Attempt:
         handler: what runs it; set when it is accepted.
         held: `held` has been replied for it, or will be: it goes on running without its delivery.
         settled: it does not count any more among what is open in its bundle.
+        policy: decorator and submission taken together, when they limit its run; None when nothing does.
+        context: what it knows about itself; set by the runtime.
     """
 
-    __slots__ = ("arrived", "assignment", "bundle", "handler", "held", "settled", "started")
+    __slots__ = ("arrived", "assignment", "bundle", "context", "handler", "held", "policy", "settled", "started")
 
     handler: Handler
+    context: TaskContext
 
     def __init__(self, assignment: Assignment, bundle: DeliveredBundle, arrived: float) -> None:
         self.assignment = assignment
@@ -62,6 +67,12 @@ class Attempt:
         self.started = 0.0
         self.held = False
         self.settled = False
+        self.policy: Policy | None = None
+
+    @property
+    def effective_policy(self) -> Policy:
+        """Decorator and submission taken together."""
+        return self.policy or policy_of(self.assignment.policy, self.handler.policy)
 
 
 class Leases:

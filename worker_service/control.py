@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from common.background import Periodic
 from common.broker import Connection, Consumer, Delivery
@@ -25,12 +25,19 @@ class ControlListener:
         queue: this worker's control queue, exclusive.
         probe: called with the token of each `probe`.
         renew: called with the queue of each `renew`.
+        cancel: called with the leases of each `cancel`.
     """
 
     def __init__(
-        self, connection: Connection, queue: Queue, probe: Callable[[str], None], renew: Callable[[str], None]
+        self,
+        connection: Connection,
+        queue: Queue,
+        probe: Callable[[str], None],
+        renew: Callable[[str], None],
+        cancel: Callable[[Collection[str]], None],
     ) -> None:
         self._probe = probe
+        self._cancel = cancel
         self._renew = renew
         self._consumer = Consumer(connection, queue, self._arrived, prefetch=0, no_ack=True)
         self._looks = Periodic("control queue", LOOK, self._look)
@@ -71,3 +78,5 @@ class ControlListener:
             self._probe(message.token)
         elif message.verb is ControlVerb.RENEW:
             self._renew(message.queue)
+        elif message.verb is ControlVerb.CANCEL:
+            self._cancel(message.leases)

@@ -79,3 +79,26 @@ class LoopLag(Struct, frozen=True, gc=False):
     """How late the event loop of the coroutine handlers ran a probe. A handler that blocks it shows here."""
 
     seconds: float
+
+
+class GivenUp(Struct, frozen=True, gc=False):
+    """A task function did not end after its hard timeout; it runs on without a slot."""
+
+    queue: str
+    task: str
+
+
+class LoopBlocked(Struct, frozen=True, gc=False):
+    """A coroutine function blocked the event loop of all coroutine functions for longer than is good."""
+
+    task: str
+
+
+class ProcessEnded(Struct, frozen=True, gc=False):
+    """A process of the pool has ended.
+
+    Attributes:
+        reason: ``recycled``, ``killed`` (by the worker: cancelled or timed out) or ``died``.
+    """
+
+    reason: str

@@ -1,9 +1,13 @@
 """Slots: which attempts run now, and what happens to those that cannot.
 
 In order of arrival, while there are free slots. What has not started `patience` seconds after it arrived goes back
-(`returned`, busy), so that no task waits here while another worker idles. Suspects run in a process of their own. One
-that is to run `alone` closes the worker: newcomers go back, what runs is finished, then it runs by itself, so that if
-it takes the whole worker with it no other task is blamed.
+(`returned`, busy), so that no task waits here while another worker idles. Those for processes, of which there may be
+fewer than slots, stand in a line of their own and wait longer. Suspects run in a process of their own. One that is to
+run `alone` closes the worker: newcomers go back, what runs is finished, then it runs by itself, so that if it takes
+the whole worker with it no other task is blamed.
+
+What is cancelled or over its hard timeout is ended, and answered as that, however it ends. What does not end is given
+up: it is answered, its slot is free, and its late end changes nothing.
 
 Everything here happens in the main event loop; only batches cross to the runtimes' threads and back.
 """
@@ -12,22 +16,37 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from enum import Enum, auto
 from typing import Final
 
+from common.options import policy_of
 from common.telemetry import Telemetry
-from common.wire import Isolation, ReturnReason
+from common.wire import Isolation, Outcome, ReturnReason
 from worker_service.attempts import Attempt
-from worker_service.events import Started
+from worker_service.cancellations import Cancellations
+from worker_service.deadlines import Deadlines
+from worker_service.events import GivenUp, Started
 from worker_service.handlers import Handler
-from worker_service.results import returned
+from worker_service.line import Line
+from worker_service.results import returned, timed_out
 from worker_service.runtimes import Done, Runtime
 
 ALONE_PATIENCE: Final = 60.0
 """Seconds that an `alone` attempt waits for the others to finish before another worker may have it."""
+PROCESS_PATIENCE: Final = 20
+"""How much longer, as a factor, an attempt waits for a process than another does for a slot: the scheduler counts
+slots, so there may be many more of them than processes, and sending each back ten times a second helps nobody."""
 
 _log = logging.getLogger(__name__)
+
+
+class Ending(Enum):
+    """What the executor has done to an attempt that runs."""
+
+    CANCELLED = auto()
+    TIMED_OUT = auto()
+    GIVEN_UP = auto()
 
 
 class Executor:
@@ -35,11 +54,13 @@ class Executor:
 
     Args:
         handlers: the task functions, by name.
-        coroutines, threads, children: the runtimes.
+        coroutines, threads, processes, children: the runtimes.
         answer: takes the outcomes.
         announce: sends a beat and waits for its confirm.
         slots: how many attempts run at a time.
+        process_slots: how many of them in processes.
         patience: seconds that an attempt waits for a slot.
+        grace: seconds that an attempt has to end after its hard timeout before it is given up.
         drain_timeout: seconds that running attempts have to finish on `drain`.
         telemetry: where `Started` goes.
     """
@@ -50,27 +71,36 @@ class Executor:
         *,
         coroutines: Runtime,
         threads: Runtime,
+        processes: Runtime,
         children: Runtime,
         answer: Callable[[Sequence[Done]], None],
         announce: Callable[[], Awaitable[None]],
         slots: int,
+        process_slots: int,
         patience: float,
+        grace: float,
         drain_timeout: float,
         telemetry: Telemetry,
     ) -> None:
         self._handlers = handlers
         self._coroutines = coroutines
         self._threads = threads
+        self._processes = processes
         self._children = children
         self._answer = answer
         self._announce = announce
         self._announcing: asyncio.Task[None] | None = None
         self._slots = slots
-        self._patience = patience
+        self._process_slots = process_slots
         self._drain_timeout = drain_timeout
         self._telemetry = telemetry
-        self._waiting: deque[Attempt] = deque()
+        self._line = Line(patience)
+        self._process_line = Line(patience * PROCESS_PATIENCE)
         self._running: set[Attempt] = set()
+        self._in_processes: set[Attempt] = set()
+        self._endings: dict[Attempt, Ending] = {}
+        self._cancellations = Cancellations()
+        self._deadlines = Deadlines(interrupt=self._interrupt, end=self._end, give_up=self._give_up, grace=grace)
         self._alone: Attempt | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._draining = False
@@ -92,7 +122,12 @@ class Executor:
     @property
     def waiting(self) -> int:
         """How many attempts wait for a slot."""
-        return len(self._waiting) + (self._alone is not None and self._alone not in self._running)
+        alone = self._alone is not None and self._alone not in self._running
+        return len(self._line) + len(self._process_line) + alone
+
+    def next_deadline(self) -> float | None:
+        """Seconds until the next timeout of a running attempt; None without any."""
+        return self._deadlines.next_in()
 
     def running_attempts(self) -> list[Attempt]:
         """The attempts that run now."""
@@ -107,6 +142,8 @@ class Executor:
                 back.append((attempt, returned(attempt.assignment, ReturnReason.UNKNOWN_FUNCTION)))
             elif self._draining:
                 back.append((attempt, returned(attempt.assignment, ReturnReason.DRAIN)))
+            elif self._cancellations and attempt.assignment.lease in self._cancellations:
+                back.append((attempt, returned(attempt.assignment, ReturnReason.CANCELLED)))
             elif self._alone is not None:
                 back.append((attempt, returned(attempt.assignment, ReturnReason.BUSY)))
             else:
@@ -114,23 +151,50 @@ class Executor:
                 if attempt.assignment.isolation is Isolation.ALONE:
                     self._alone = attempt
                     back += self._give_back(ReturnReason.BUSY)
+                elif handler.in_process and attempt.assignment.isolation is Isolation.NONE:
+                    self._process_line.add(attempt)
                 else:
-                    self._waiting.append(attempt)
+                    self._line.add(attempt)
         if back:
             self._answer(back)
         self._start()
 
     def finished(self, done: Sequence[Done]) -> None:
         """Told by the runtimes: these attempts have ended. Their slots are used again at once."""
+        if self._endings:
+            done = self._settled(done)
         running = self._running
+        alone = self._alone
         for attempt, _ in done:
             running.discard(attempt)
-            if attempt is self._alone:
+            if attempt.policy is not None:
+                self._deadlines.forget(attempt)
+            if attempt is alone:
                 self._alone = None
+        if self._in_processes:
+            self._in_processes.difference_update([attempt for attempt, _ in done])
         self._start()
-        self._answer(done)
+        if done:
+            self._answer(done)
         if not running:
             self._idle.set()
+
+    def cancel(self, leases: Collection[str]) -> None:
+        """End these where they run, give them back where they wait, and do not start them when they come later."""
+        wanted = frozenset(leases)
+        self._cancellations.add(leases)
+        dropped = self._line.take_leases(wanted) + self._process_line.take_leases(wanted)
+        alone = self._alone
+        if alone is not None and alone not in self._running and alone.assignment.lease in wanted:
+            self._alone = None
+            dropped.append(alone)
+        if dropped:
+            self._answer([(each, returned(each.assignment, ReturnReason.CANCELLED)) for each in dropped])
+        for attempt in self._running:
+            if attempt.assignment.lease in wanted and attempt not in self._endings:
+                self._endings[attempt] = Ending.CANCELLED
+                self._runtime_of(attempt).cancel(attempt)
+        self._start()
 
     async def drain(self) -> None:
         """Give back what has not started, then wait for what runs, at most `drain_timeout` seconds."""
@@ -154,18 +218,19 @@ class Executor:
 
     async def start(self) -> None:
         """Start the runtimes."""
-        for runtime in (self._children, self._coroutines, self._threads):
+        for runtime in (self._children, self._processes, self._coroutines, self._threads):
             await runtime.start()
 
     async def stop(self) -> None:
         """Abandon what runs."""
         self._draining = True
+        self._deadlines.stop()
         if self._announcing is not None:
             self._announcing.cancel()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for runtime in (self._coroutines, self._threads, self._children):
+        for runtime in (self._coroutines, self._threads, self._processes, self._children):
             await runtime.stop()
 
     def _start(self) -> None:
@@ -173,11 +238,20 @@ class Executor:
         if self._alone is not None:
             self._start_alone(self._alone)
             return
+        if self._process_line and not (self._line and self._line.first.arrived < self._process_line.first.arrived):
+            self._start_in_processes()
         free = self._slots - len(self._running)
-        if free > 0 and self._waiting:
-            self._start_many([self._waiting.popleft() for _ in range(min(free, len(self._waiting)))])
-        if self._waiting and self._timer is None:
-            self._watch(self._waiting[0].arrived + self._patience)
+        if free > 0 and self._line:
+            self._start_many(self._line.take(free))
+        if self._process_line:
+            self._start_in_processes()
+        if self._timer is None and (self._line or self._process_line):
+            self._watch(min(line.overdue_at for line in (self._line, self._process_line) if line))
+
+    def _start_in_processes(self) -> None:
+        free = min(self._slots - len(self._running), self._process_slots - len(self._in_processes))
+        if free > 0:
+            self._start_many(self._process_line.take(free))
 
     def _start_alone(self, attempt: Attempt) -> None:
         if attempt in self._running or self._announcing is not None:
@@ -202,31 +276,53 @@ class Executor:
 
     def _start_many(self, attempts: Sequence[Attempt]) -> None:
         now = asyncio.get_running_loop().time()
-        coroutines: list[Attempt] = []
-        threads: list[Attempt] = []
-        children: list[Attempt] = []
+        batches: dict[Runtime, list[Attempt]] = {}
         waits: dict[str, list[float]] = {}
-        for attempt in attempts:
-            attempt.started = now
-            waits.setdefault(attempt.bundle.queue, []).append(now - attempt.arrived)
-            if attempt.assignment.isolation is not Isolation.NONE:
-                children.append(attempt)
-            elif attempt.handler.is_coroutine:
-                coroutines.append(attempt)
-            else:
-                threads.append(attempt)
-        self._running.update(attempts)
-        self._idle.clear()
         suspects: dict[str, int] = {}
-        for attempt in children:
-            suspects[attempt.bundle.queue] = suspects.get(attempt.bundle.queue, 0) + 1
-        self._telemetry.emit(Started(waits, suspects))
-        for runtime, batch in ((self._coroutines, coroutines), (self._threads, threads), (self._children, children)):
-            if batch:
-                runtime.run(batch)
+        expired: list[Attempt] = []
+        for attempt in attempts:
+            assignment = attempt.assignment
+            if assignment.starts_within and now - attempt.arrived > assignment.starts_within:
+                expired.append(attempt)
+                continue
+            attempt.started = now
+            queue = attempt.bundle.queue
+            waits.setdefault(queue, []).append(now - attempt.arrived)
+            runtime = self._runtime_of(attempt)
+            batches.setdefault(runtime, []).append(attempt)
+            if runtime is self._children:
+                suspects[queue] = suspects.get(queue, 0) + 1
+            elif attempt.handler.in_process:
+                self._in_processes.add(attempt)
+            if attempt.handler.timed or assignment.policy is not None:
+                attempt.policy = policy_of(assignment.policy, attempt.handler.policy)
+                self._deadlines.watch(attempt)
+        if expired:
+            self._not_started(expired)
+        if batches:
+            self._idle.clear()
+            self._telemetry.emit(Started(waits, suspects))
+        for runtime, batch in batches.items():
+            self._running.update(batch)
+            runtime.run(batch)
         if self.on_first_start is not None:
             callback, self.on_first_start = self.on_first_start, None
             callback()
+
+    def _runtime_of(self, attempt: Attempt) -> Runtime:
+        # In one process for users' tests there are no others: then the function itself decides.
+        if attempt.assignment.isolation is not Isolation.NONE and self._children is not self._threads:
+            return self._children
+        if attempt.handler.in_process and self._processes is not self._threads:
+            return self._processes
+        return self._coroutines if attempt.handler.is_coroutine else self._threads
+
+    def _not_started(self, expired: Sequence[Attempt]) -> None:
+        """Their time was over: give them back, and use their slots."""
+        if self._alone in expired:
+            self._alone = None
+        self._answer([(each, returned(each.assignment, ReturnReason.EXPIRED)) for each in expired])
+        asyncio.get_running_loop().call_soon(self._start)
 
     def _watch(self, when: float) -> None:
         self._timer = asyncio.get_running_loop().call_at(when, self._overdue)
@@ -235,20 +331,59 @@ class Executor:
         """Give back those whose patience is over."""
         self._timer = None
         now = asyncio.get_running_loop().time()
-        back: list[Done] = []
+        overdue = self._line.take_overdue(now) + self._process_line.take_overdue(now)
         alone = self._alone
         if alone is not None and alone not in self._running and now >= alone.arrived + ALONE_PATIENCE:
             self._alone = None
-            back.append((alone, returned(alone.assignment, ReturnReason.BUSY)))
-        while self._waiting and now >= self._waiting[0].arrived + self._patience:
-            attempt = self._waiting.popleft()
-            back.append((attempt, returned(attempt.assignment, ReturnReason.BUSY)))
-        if back:
-            self._answer(back)
+            overdue.append(alone)
+        if overdue:
+            self._answer([(each, returned(each.assignment, ReturnReason.BUSY)) for each in overdue])
         self._start()
 
     def _give_back(self, reason: ReturnReason) -> list[Done]:
-        """Empty the waiting line."""
-        back = [(attempt, returned(attempt.assignment, reason)) for attempt in self._waiting]
-        self._waiting.clear()
-        return back
+        """Empty the waiting lines."""
+        waiting = self._line.take_all() + self._process_line.take_all()
+        return [(attempt, returned(attempt.assignment, reason)) for attempt in waiting]
+
+    def _interrupt(self, attempt: Attempt) -> None:
+        self._runtime_of(attempt).interrupt(attempt)
+
+    def _end(self, attempt: Attempt) -> None:
+        self._endings.setdefault(attempt, Ending.TIMED_OUT)
+        self._runtime_of(attempt).end(attempt)
+
+    def _give_up(self, attempt: Attempt) -> None:
+        outcome = self._forced(attempt, None)
+        assignment = attempt.assignment
+        _log.error(
+            "a task function does not end after its hard timeout, it is given up and goes on without a slot",
+            extra={"task_id": assignment.id, "task": assignment.task, "attempt": assignment.attempt},
+        )
+        self._telemetry.emit(GivenUp(attempt.bundle.queue, assignment.task))
+        del self._endings[attempt]
+        self._runtime_of(attempt).abandon(attempt)
+        self.finished([(attempt, outcome)])
+        self._endings[attempt] = Ending.GIVEN_UP
+
+    def _settled(self, done: Sequence[Done]) -> list[Done]:
+        """`done`, with what was ended by force answered as that, and without what was given up."""
+        settled: list[Done] = []
+        for attempt, outcome in done:
+            ending = self._endings.get(attempt)
+            if ending is None:
+                settled.append((attempt, outcome))
+            elif ending is Ending.GIVEN_UP:
+                _log.warning("a task function that was given up has ended", extra={"task_id": attempt.assignment.id})
+            else:
+                settled.append((attempt, self._forced(attempt, outcome)))
+            self._endings.pop(attempt, None)
+        return settled
+
+    def _forced(self, attempt: Attempt, outcome: Outcome | None) -> Outcome:
+        """The outcome of an attempt that was cancelled or is over its hard timeout, whatever itself says."""
+        if self._endings[attempt] is Ending.CANCELLED:
+            return returned(attempt.assignment, ReturnReason.CANCELLED)
+        seconds = asyncio.get_running_loop().time() - attempt.started
+        assert attempt.policy is not None
+        trace = "" if outcome is None or outcome.error is None else outcome.error.traceback
+        return timed_out(attempt.assignment, attempt.policy, seconds, trace)

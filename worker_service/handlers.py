@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from common.tasks import Runtime, TaskFunction
+from common.options import Policy
+from common.tasks import Runtime, TaskFunction, is_coroutine
 from worker_service.arguments import Arguments
 
 
@@ -16,13 +17,19 @@ class Handler:
         name: what messages call it.
         function: the plain function.
         is_coroutine: whether it has to be awaited.
+        in_process: whether it runs in a process that can be killed.
+        policy: what its decorator says.
+        timed: whether its decorator names a timeout.
         arguments: its compiled argument decoder.
     """
 
-    __slots__ = ("arguments", "function", "is_coroutine", "name")
+    __slots__ = ("arguments", "function", "in_process", "is_coroutine", "name", "policy", "timed")
 
     def __init__(self, task: TaskFunction[..., Any]) -> None:
         self.name = task.name
         self.function: Callable[..., Any] = task.function
-        self.is_coroutine = task.runtime is Runtime.COROUTINE
+        self.is_coroutine = is_coroutine(task.function)
+        self.in_process = task.runtime is Runtime.PROCESS
+        self.policy: Policy = task.policy
+        self.timed = self.policy.timeout is not None or self.policy.hard_timeout is not None
         self.arguments = Arguments(task.function, task.name)

@@ -8,7 +8,18 @@ from prometheus_client import Counter, Gauge
 
 from common.metrics import COUNTS, LONG_SECONDS, SECONDS, CollectorRegistry, FastHistogram, LabelBound, watch_broker
 from common.telemetry import Telemetry
-from worker_service.events import Completed, Held, Received, Replied, Returned, Started, Undecodable
+from worker_service.events import (
+    Completed,
+    GivenUp,
+    Held,
+    LoopBlocked,
+    ProcessEnded,
+    Received,
+    Replied,
+    Returned,
+    Started,
+    Undecodable,
+)
 
 
 class WorkerMetrics:
@@ -19,7 +30,7 @@ class WorkerMetrics:
         telemetry: where the events come from.
         queues: the worker's queues, whose series exist from the start.
         functions: its task functions; any other name is counted as ``other``.
-        running, waiting, draining, loop_lag: tell the gauges' values when they are scraped.
+        running, waiting, draining, loop_lag, processes: tell the gauges' values when they are scraped.
         slots: how many tasks it runs at a time.
     """
 
@@ -35,6 +46,7 @@ class WorkerMetrics:
         waiting: Callable[[], float],
         draining: Callable[[], float],
         loop_lag: Callable[[], float],
+        processes: Callable[[], float],
     ) -> None:
         watch_broker(registry, telemetry)
         self._task = LabelBound(len(functions), functions)
@@ -45,6 +57,9 @@ class WorkerMetrics:
         self._redelivered = _counter(registry, "redelivered", "Tasks that arrived for a second time.", "queue")
         self._suspects = _counter(registry, "suspects", "Tasks run in a process of their own.", "queue")
         self._undecodable = _counter(registry, "undecodable", "Work that could not be decoded.", "queue")
+        self._given_up = _counter(registry, "given_up", "Tasks that did not end after their hard timeout.", "queue")
+        self._blocked = _counter(registry, "loop_blocked", "Times that a coroutine function blocked the loop.", "task")
+        self._ended = _counter(registry, "process_ends", "Processes of the pool that ended.", "reason")
         self._run = FastHistogram(
             "warren_worker_run_seconds", "Run time of a task.", ("queue", "task"), LONG_SECONDS, registry
         )
@@ -54,13 +69,21 @@ class WorkerMetrics:
         self._bundle = FastHistogram("warren_worker_bundle_tasks", "Tasks in a bundle.", (), COUNTS, registry)
         self._reply = FastHistogram("warren_worker_reply_tasks", "Outcomes in a reply.", (), COUNTS, registry)
         for queue in queues:
-            for counter in (self._received, self._held, self._redelivered, self._suspects, self._undecodable):
+            for counter in (
+                self._received,
+                self._held,
+                self._redelivered,
+                self._suspects,
+                self._undecodable,
+                self._given_up,
+            ):
                 counter.labels(queue)
         _gauge(registry, "running", "Tasks that run now.", running)
         _gauge(registry, "waiting", "Tasks that wait for a slot.", waiting)
         _gauge(registry, "slots", "Tasks that can run at a time.", lambda: slots)
         _gauge(registry, "draining", "Whether the worker takes no more tasks (1).", draining)
         _gauge(registry, "loop_lag_seconds", "How late the coroutine functions' event loop is.", loop_lag)
+        _gauge(registry, "processes", "Processes of the pool.", processes)
         for event, callback in (
             (Received, self._on_received),
             (Started, self._on_started),
@@ -70,6 +93,9 @@ class WorkerMetrics:
         telemetry.on(Returned, lambda event: self._returned.labels(event.queue, event.reason).inc(event.count))
         telemetry.on(Held, lambda event: self._held.labels(event.queue).inc(event.count))
         telemetry.on(Undecodable, lambda event: self._undecodable.labels(event.queue).inc())
+        telemetry.on(GivenUp, lambda event: self._given_up.labels(event.queue).inc())
+        telemetry.on(LoopBlocked, lambda event: self._blocked.labels(self._task(event.task)).inc())
+        telemetry.on(ProcessEnded, lambda event: self._ended.labels(event.reason).inc())
         telemetry.on(Replied, lambda event: self._reply.observe(event.outcomes))
 
     def _on_received(self, event: Received) -> None:

@@ -6,46 +6,94 @@ Both functions never raise: whatever a task function does, also `SystemExit`, `K
 
 from __future__ import annotations
 
+import asyncio
 from time import perf_counter
 
 from common import failpoints
-from common.wire import Assignment, ErrorKind, Outcome
+from common.context import TaskContext, current
+from common.errors import Fail, Retry, TaskTimeout
+from common.options import policy_of
+from common.wire import ErrorKind, Outcome
+from worker_service.advice import advise
 from worker_service.arguments import BadArguments
 from worker_service.handlers import Handler
+from worker_service.interrupts import CoroutineInterrupt, SignalInterrupt, ThreadInterrupt
 from worker_service.results import Limits, failed, succeeded
 
 
-async def run_coroutine(assignment: Assignment, handler: Handler, limits: Limits) -> Outcome:
+async def run_coroutine(
+    context: TaskContext, handler: Handler, limits: Limits, interrupt: CoroutineInterrupt | None = None
+) -> Outcome:
     """Run a coroutine function.
 
     Args:
-        assignment: the attempt.
+        context: the attempt.
         handler: its task function.
         limits: bounds on arguments and results.
+        interrupt: by what its timeout is raised in it; None without a timeout.
     """
+    assignment = context.assignment
+    current.set(context)
     started = perf_counter()
     try:
         await failpoints.reached("worker.before_start")
         args, kwargs = handler.arguments.decode(assignment.args, assignment.kwargs, limits.depth)
         await failpoints.reached("worker.after_start")
-        value = await handler.function(*args, **kwargs)
+        running = handler.function(*args, **kwargs)
+        value = await (running if interrupt is None else interrupt.run(running))
+        if context.children is not None:
+            for child in context.children:
+                await child
     except BadArguments as error:
         return failed(assignment, ErrorKind.BAD_ARGUMENTS, error, 0.0, with_traceback=False)
     except BaseException as error:  # noqa: BLE001 - see the module's docstring
-        return failed(assignment, ErrorKind.EXCEPTION, error, perf_counter() - started)
+        if interrupt is not None and interrupt.pending and isinstance(error, asyncio.CancelledError):
+            error = TaskTimeout().with_traceback(error.__traceback__)  # it came when the function was over
+        return _classified(context, handler, error, perf_counter() - started)
     return succeeded(assignment, value, perf_counter() - started, limits)
 
 
-def run_plain(assignment: Assignment, handler: Handler, limits: Limits) -> Outcome:
+def run_plain(
+    context: TaskContext, handler: Handler, limits: Limits, interrupt: ThreadInterrupt | SignalInterrupt | None = None
+) -> Outcome:
     """Run a plain function in the calling thread. Arguments as of `run_coroutine`."""
+    assignment = context.assignment
+    current.set(context)
     started = perf_counter()
     try:
         failpoints.hit("worker.before_start")
         args, kwargs = handler.arguments.decode(assignment.args, assignment.kwargs, limits.depth)
         failpoints.hit("worker.after_start")
-        value = handler.function(*args, **kwargs)
+        if interrupt is None:
+            value = handler.function(*args, **kwargs)
+        else:
+            value = interrupt.call(handler.function, args, kwargs)
     except BadArguments as error:
         return failed(assignment, ErrorKind.BAD_ARGUMENTS, error, 0.0, with_traceback=False)
     except BaseException as error:  # noqa: BLE001 - see the module's docstring
-        return failed(assignment, ErrorKind.EXCEPTION, error, perf_counter() - started)
+        return _classified(context, handler, error, perf_counter() - started)
     return succeeded(assignment, value, perf_counter() - started, limits)
+
+
+def _classified(context: TaskContext, handler: Handler, error: BaseException, seconds: float) -> Outcome:
+    """The outcome of a task function that raised."""
+    after = error.after if isinstance(error, Retry) else None
+    kind = _kind(error)
+    outcome = failed(context.assignment, kind, error, seconds)
+    outcome.advice = advise(policy_of(context.assignment.policy, handler.policy), kind, type(error), after)
+    return outcome
+
+
+def _kind(error: BaseException) -> ErrorKind:
+    if isinstance(error, Retry):
+        return ErrorKind.RETRY
+    if isinstance(error, Fail):
+        return ErrorKind.GAVE_UP
+    if isinstance(error, TaskTimeout) or (isinstance(error, BaseExceptionGroup) and _only_timeouts(error)):
+        return ErrorKind.TIMEOUT
+    return ErrorKind.EXCEPTION
+
+
+def _only_timeouts(group: BaseExceptionGroup[BaseException]) -> bool:
+    """Whether a task group that the timeout came into has nothing else to say."""
+    return group.split(TaskTimeout)[1] is None

@@ -24,7 +24,7 @@ from common.backoff import reconnect_wait
 from common.broker import Publisher
 from common.errors import BrokerError, BrokerRefused
 from common.telemetry import Telemetry
-from common.wire import MAX_PACK_BYTES, MAX_PACK_ITEMS, TYPES, ErrorKind, Outcome, OutcomeKind, Reply, encode
+from common.wire import MAX_PACK_BYTES, MAX_PACK_ITEMS, ErrorKind, Outcome, OutcomeKind, Reply, encode
 from worker_service.acks import Acks, until_written
 from worker_service.attempts import DeliveredBundle, Leases
 from worker_service.events import Completed, Held, Replied, Returned
@@ -193,7 +193,7 @@ class Replier:
             failures += 1
 
     async def _publish(self, body: bytes) -> None:
-        publishing = self._publisher.publish(self._exchange, "reply", body, type=TYPES[Reply])
+        publishing = self._publisher.publish(self._exchange, "reply", body, type=Reply.TYPE)
         if not failpoints.armed():
             await publishing
             return

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import traceback
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Raw
 
+from common.errors import TaskTimeout
+from common.options import Policy
 from common.wire import Assignment, ErrorInfo, ErrorKind, Outcome, OutcomeKind, ReturnReason
+from worker_service.advice import advise
 from worker_service.arguments import BadArguments, check_depth
 
 MAX_MESSAGE_BYTES: Final = 8 * 1024
 MAX_TRACEBACK_BYTES: Final = 32 * 1024
 _MAX_FRAMES: Final = 50
+_HERE: Final = str(Path(__file__).parent)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -106,9 +111,30 @@ def failure(
     )
 
 
+def timed_out(assignment: Assignment, policy: Policy, seconds: float, trace: str) -> Outcome:
+    """The outcome of an attempt that was ended after its hard timeout.
+
+    Args:
+        assignment: the attempt.
+        policy: decorator and submission taken together.
+        seconds: how long it ran.
+        trace: where it was, as far as that is known.
+    """
+    text = f"it was ended after its hard timeout of {policy.hard_timeout or 0:g} s"
+    outcome = failure(assignment, ErrorKind.TIMEOUT, TaskTimeout.__name__, text, trace, seconds)
+    outcome.advice = advise(policy, ErrorKind.TIMEOUT, TaskTimeout)
+    return outcome
+
+
 def returned(assignment: Assignment, reason: ReturnReason) -> Outcome:
     """The outcome of a lease that this worker does not run."""
-    return Outcome(assignment.id, assignment.lease, assignment.attempt, OutcomeKind.RETURNED, reason=reason)
+    error = None
+    if reason is ReturnReason.UNKNOWN_FUNCTION:
+        text = f"no worker knows the task function {assignment.task!r}"
+        error = ErrorInfo(ErrorKind.UNKNOWN_FUNCTION, "UnknownFunction", text)
+    return Outcome(
+        assignment.id, assignment.lease, assignment.attempt, OutcomeKind.RETURNED, error=error, reason=reason
+    )
 
 
 def held(assignment: Assignment) -> Outcome:
@@ -144,13 +170,11 @@ def _text(error: BaseException) -> str:
 
 
 def _format(error: BaseException) -> str:
-    """The traceback without our own frame, its last frames if there are many."""
+    """The traceback without our own frames, its last frames if there are many."""
     trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_HERE):
+        trace = trace.tb_next
     try:
-        return "".join(
-            traceback.format_exception(
-                type(error), error, trace.tb_next if trace is not None else None, limit=-_MAX_FRAMES
-            )
-        )
+        return "".join(traceback.format_exception(type(error), error, trace, limit=-_MAX_FRAMES))
     except Exception:  # noqa: BLE001 - the exception's own code
         return ""

@@ -25,8 +25,12 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
         beat_interval: seconds between two beats.
         max_result_bytes: the largest result, as JSON; also the largest that the broker has to take.
         max_depth: how deep arrays and objects may nest in arguments and results.
-        child_environment: names of further environment variables for the processes of suspects. They get only the
-            usual ones (PATH, HOME, LANG, PYTHONPATH, ...), so that no secret reaches them unasked.
+        processes: how many processes run the task functions with ``runtime="process"``; 0 for one for each core.
+        process_tasks: how many tasks one of them runs before another one takes its place.
+        timeout_grace: seconds that a task function has to end after its hard timeout before it is given up.
+        loop_blocked_after: seconds after which a coroutine function that blocks the event loop is named in the log.
+        child_environment: names of further environment variables for the processes of tasks. They get only the usual
+            ones (PATH, HOME, LANG, PYTHONPATH, ...), so that no secret reaches them unasked.
     """
 
     http_port: Port = 9465
@@ -40,6 +44,10 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
     beat_interval: Annotated[float, Meta(ge=0.1, le=5.0)] = 1.0
     max_result_bytes: Annotated[int, Meta(ge=1024, le=14 * 1024 * 1024)] = 1024 * 1024
     max_depth: Annotated[int, Meta(ge=1, le=100)] = 32
+    processes: Annotated[int, Meta(ge=0, le=1000)] = 0
+    process_tasks: Annotated[int, Meta(ge=1)] = 1000
+    timeout_grace: Annotated[float, Meta(ge=0.01, le=600)] = 1.0
+    loop_blocked_after: Annotated[float, Meta(ge=0.05, le=600)] = 1.0
     child_environment: tuple[str, ...] = ()
 
     def faults(self) -> list[str]:

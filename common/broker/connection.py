@@ -75,6 +75,10 @@ class Connection:
     @classmethod
     def of(cls, settings: BrokerSettings, *, name: str, label: str, telemetry: Telemetry) -> Connection:
         """The connection that these settings describe; the other arguments are those of the class."""
+        if urlsplit(settings.amqp_url).scheme == "memory":
+            from common.broker.memory import MemoryConnection
+
+            cls = MemoryConnection
         return cls(
             _address(settings),
             name=name,

@@ -12,14 +12,13 @@ import time
 from collections.abc import Mapping
 
 from aiormq import spec
-from msgspec import Struct
 
 from common.broker.connection import Channel, Connection
 from common.broker.faults import translated
 from common.errors import BrokerError, BrokerRefused, PublishRefused, PublishUnknown
 from common.events import Published, PublishFailed
 from common.telemetry import Telemetry
-from common.wire import CONTENT_TYPE, TYPES, encode
+from common.wire import CONTENT_TYPE, Message, encode
 
 PERSISTENT = 2
 TRANSIENT = 1
@@ -55,7 +54,7 @@ class Publisher:
         self,
         exchange: str,
         routing_key: str,
-        message: Struct | bytes,
+        message: Message | bytes,
         *,
         type: str | None = None,  # noqa: A002
         persistent: bool = True,
@@ -86,7 +85,7 @@ class Publisher:
         """
         body = message if isinstance(message, bytes) else encode(message)
         if type is None and not isinstance(message, bytes):
-            type = TYPES[message.__class__]  # noqa: A001
+            type = message.TYPE  # noqa: A001
         properties = spec.Basic.Properties(
             content_type=CONTENT_TYPE,
             delivery_mode=PERSISTENT if persistent else TRANSIENT,

@@ -19,78 +19,50 @@ from contextlib import asynccontextmanager
 from functools import partial
 from itertools import islice
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, overload
+from typing import Any, ParamSpec, Self, TypeVar, Unpack, overload
 
+from common.client.aio_handle import AsyncHandle
+from common.client.aio_questions import AsyncQuestions
 from common.client.flow import Flow
 from common.client.handles import BaseHandle
-from common.client.inquiries import STATUS_TIMEOUT, Inquiry
-from common.client.messages import CHUNK, MAX_TASK_BYTES, Prepared, completed, prepare, prepare_many
+from common.client.inquiries import Inquiries, Inquiry
+from common.client.messages import CHUNK, MAX_TASK_BYTES, Prepared, prepare, prepare_many
+from common.client.options import NOTHING, Chosen
 from common.client.packs import WINDOW, Pack, Ticket, split
 from common.errors import ClientClosed, InvalidTask, ResultTimeout
+from common.options import TaskOptions
+from common.questions import TaskStatus
 from common.settings import ClientSettings, load
 from common.tasks import Call, TaskFunction, check_task_id
-from common.wire import MAX_PACK_ITEMS, TaskStatus
+from common.wire import MAX_PACK_ITEMS
+from common.words import Words
 
+__all__ = ["AsyncClient", "AsyncHandle", "AsyncSubmitter"]
+
+A = TypeVar("A")
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
 
-class AsyncHandle(BaseHandle[R]):
-    """One submitted task. Keep it to be told the outcome; drop it and nothing of it stays in memory."""
-
-    __slots__ = ("_client",)
-
-    def __init__(self, client: AsyncClient, task_id: str, result_type: Any, *, foreign: bool = False) -> None:
-        super().__init__(task_id, result_type, foreign=foreign)
-        self._client = client
-
-    async def result(self, timeout: float | None = None) -> R:
-        """Wait for the outcome and return the result.
-
-        Args:
-            timeout: seconds to wait; None waits as long as the task takes.
-
-        Raises:
-            TaskFailed: the task failed, with type, message and traceback of the remote error.
-            TaskCancelled, TaskExpired: it ended without having been run to its end.
-            UnknownTask: the scheduler has no such task (only for handles made by `AsyncClient.handle`).
-            ResultTimeout: the wait ended; the task goes on.
-            ClientClosed: the client was closed meanwhile.
-        """
-        if self._outcome is None:
-            await self._client._wait(self, timeout)
-        return self._value()
-
-    async def status(self, timeout: float | None = STATUS_TIMEOUT) -> TaskStatus:
-        """Ask the scheduler how the task is now.
-
-        Args:
-            timeout: seconds to wait for the answer; None waits for ever.
-
-        Raises:
-            UnknownTask, ResultTimeout, ClientClosed: as in `result`.
-        """
-        return await self._client._status(self, timeout)
-
-
 class AsyncSubmitter:
     """The verbs that submit, with options that hold for each call."""
 
-    def __init__(
-        self, client: AsyncClient | None, queue: str | None, priority: int | None, task_id: str | None
-    ) -> None:
+    def __init__(self, client: AsyncClient | None, chosen: Chosen = NOTHING) -> None:
         self._owner = client
-        self._queue = queue
-        self._priority = priority
-        self._task_id = task_id
+        self._chosen = chosen
 
     def _client(self) -> AsyncClient:
         assert self._owner is not None
         return self._owner
 
     def options(
-        self, *, queue: str | None = None, priority: int | None = None, task_id: str | None = None
+        self,
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        task_id: str | None = None,
+        **words: Unpack[Words],
     ) -> AsyncSubmitter:
         """The same verbs with scheduling options, apart from the task function's own arguments.
 
@@ -98,13 +70,20 @@ class AsyncSubmitter:
             queue: where the tasks go; by default as the task function says, else ``default``.
             priority: 0 (last) to 9 (first); by default as the task function says, else 4.
             task_id: the id of the one task to be submitted. Submitting the same again with the same id is safe.
+            words: when it runs (`delay`, `run_at`, `expires_in`, `expires_at`), how long (`timeout`, `hard_timeout`),
+                how often (`retries`, `backoff`, `retry_on`, `give_up_on`, `max_crashes`), at most once
+                (`idempotency_key`, `idempotency_window`, `unique`), how it is found again (`key`, `labels`), and
+                what is kept (`result_ttl`). `common.options.TaskOptions` says what each means. Spans are seconds or a
+                `timedelta`, points in time a `datetime` with a time zone or seconds since the epoch.
+
+        Raises:
+            InvalidTask: an option is unknown, of a wrong form or out of its range.
+
+        Example::
+
+            client.options(delay=timedelta(hours=1), retries=5, labels={"tenant": "anna"}).submit("report", 7)
         """
-        return AsyncSubmitter(
-            self._client(),
-            self._queue if queue is None else queue,
-            self._priority if priority is None else priority,
-            self._task_id if task_id is None else task_id,
-        )
+        return AsyncSubmitter(self._client(), self._chosen.and_also(queue, priority, task_id, words))
 
     @overload
     async def submit(
@@ -134,8 +113,9 @@ class AsyncSubmitter:
                 the id in the error: the same id is stored once.
             ClientClosed: the client is closed.
         """
-        call: Call[Any] = Call(task, args, kwargs, queue=self._queue, priority=self._priority, task_id=self._task_id)
-        return await self._client()._submit(call)
+        chosen = self._chosen
+        call: Call[Any] = Call(task, args, kwargs, queue=chosen.queue, priority=chosen.priority, task_id=chosen.task_id)
+        return await self._client()._submit(call, chosen.extra)
 
     async def submit_many(self, calls: Iterable[Call[R]]) -> list[AsyncHandle[R]]:
         """Submit many tasks in few messages; returns when all are confirmed.
@@ -149,11 +129,10 @@ class AsyncSubmitter:
             SubmissionRefused, SubmissionUnknown, ClientClosed: as in `submit`; `ids` has the id of each call that was
                 drawn, in order.
         """
-        options = (self._queue, self._priority, self._task_id)
-        return await self._client()._submit_many(completed(calls, *options))
+        return await self._client()._submit_many(self._chosen.for_many(calls), self._chosen.extra)
 
 
-class AsyncClient(AsyncSubmitter):
+class AsyncClient(AsyncSubmitter, AsyncQuestions):
     """A client of one namespace on one broker, for one event loop.
 
     It connects on first use, stays connected, reconnects for ever, and asks again for what it may have missed.
@@ -176,7 +155,7 @@ class AsyncClient(AsyncSubmitter):
         max_task_bytes: int = MAX_TASK_BYTES,
         **settings: Any,
     ) -> None:
-        super().__init__(None, None, None, None)
+        super().__init__(None)
         given = {"amqp_url": url, "namespace": namespace, **settings}
         loaded = load(ClientSettings, table="client", environ=os.environ, overrides=given)
         self._max_task_bytes = max_task_bytes
@@ -254,28 +233,28 @@ class AsyncClient(AsyncSubmitter):
             for handle in left.values():
                 handle._unwatch(arrive)
 
-    async def _submit(self, call: Call[Any]) -> AsyncHandle[Any]:
-        prepared = prepare(call, self._max_task_bytes)
+    async def _submit(self, call: Call[Any], extra: TaskOptions | None) -> AsyncHandle[Any]:
+        prepared = prepare(call, self._max_task_bytes, extra)
         core = await self._flow.use()
         settled = asyncio.get_running_loop().create_future()
         ticket = Ticket([prepared.task_id], partial(_settle, settled))
         now = time.monotonic()
         handle: AsyncHandle[Any] = AsyncHandle(self, prepared.task_id, prepared.result_type)
-        handle = core.claim(handle, now, named=prepared.named)
+        handle = core.claim(handle, now, content=prepared.content)
         core.outbox.add(prepared.task, ticket, now)
         self._flow.rouse()
         await settled
         ticket.check()
         return handle
 
-    async def _submit_many(self, calls: Iterator[Call[R]]) -> list[AsyncHandle[R]]:
+    async def _submit_many(self, calls: Iterator[Call[R]], extra: TaskOptions | None) -> list[AsyncHandle[R]]:
         handles: list[AsyncHandle[R]] = []
         settled = asyncio.Event()
         ticket = Ticket([], lambda _: settled.set())
         wrong: InvalidTask | None = None
         while not ticket.faults:
             try:
-                chunk = await self._chunk(calls, len(handles))
+                chunk = await self._chunk(calls, extra, len(handles))
             except InvalidTask as error:
                 wrong = error
                 break
@@ -288,11 +267,11 @@ class AsyncClient(AsyncSubmitter):
             raise wrong
         return handles
 
-    async def _chunk(self, calls: Iterator[Call[R]], sent: int) -> list[Prepared]:
+    async def _chunk(self, calls: Iterator[Call[R]], extra: TaskOptions | None, sent: int) -> list[Prepared]:
         """Check and encode the next calls, and let the loop breathe meanwhile."""
         chunk: list[Prepared] = []
         while len(chunk) < CHUNK and (some := list(islice(calls, MAX_PACK_ITEMS))):
-            chunk += prepare_many(some, self._max_task_bytes, first=sent + len(chunk), sent=sent)
+            chunk += prepare_many(some, self._max_task_bytes, extra, first=sent + len(chunk), sent=sent)
             await asyncio.sleep(0)
         return chunk
 
@@ -308,7 +287,7 @@ class AsyncClient(AsyncSubmitter):
             core, now = await self._flow.use(), time.monotonic()
             for prepared in chunk[at : at + len(tasks)]:
                 handle: AsyncHandle[R] = AsyncHandle(self, prepared.task_id, prepared.result_type)
-                handles.append(core.claim(handle, now, named=prepared.named))
+                handles.append(core.claim(handle, now, content=prepared.content))
             at += len(tasks)
             core.outbox.add_pack(Pack(tasks, [ticket]), now)
             self._flow.rouse()
@@ -340,18 +319,25 @@ class AsyncClient(AsyncSubmitter):
         self._flow.rouse()
 
     async def _status(self, handle: AsyncHandle[Any], timeout: float | None) -> TaskStatus:
+        core = await self._flow.use()
+        return await self._inquire(core.inquiries, handle, timeout)
+
+    async def _cancel(self, handle: AsyncHandle[Any], timeout: float | None) -> str:
+        core = await self._flow.use()
+        return await self._inquire(core.cancels, handle, timeout)
+
+    async def _inquire(self, inquiries: Inquiries[A], handle: AsyncHandle[Any], timeout: float | None) -> A:
         loop = asyncio.get_running_loop()
         answered = loop.create_future()
-        inquiry = Inquiry(handle.id, ours=not handle._foreign, notify=partial(_settle, answered))
-        core = await self._flow.use()
-        core.inquiries.add(inquiry, time.monotonic())
+        inquiry: Inquiry[A] = Inquiry(handle.id, ours=handle._is_ours(), notify=partial(_settle, answered))
+        inquiries.add(inquiry, time.monotonic())
         self._flow.rouse()
         deadline = None if timeout is None else loop.time() + timeout
         try:
             async with _limited(deadline, handle.id, f"no scheduler has said anything about task {handle.id}"):
                 await answered
         finally:
-            core.inquiries.drop(inquiry)
+            inquiries.drop(inquiry)
         return inquiry.result()
 
 

@@ -27,7 +27,7 @@ from common.ids import new_nonce
 from common.settings import BrokerSettings
 from common.telemetry import Telemetry
 from common.topology import Topology
-from common.wire import TYPES, Ask, Submission
+from common.wire import Message, Submission
 
 _NOT_FOUND: Final = 404
 _SHORTEST: Final = 0.01
@@ -172,7 +172,7 @@ class Flow:
                 self._topology.submit_exchange.name,
                 "submit",
                 pack.body,
-                type=TYPES[Submission],
+                type=Submission.TYPE,
                 reply_to=self._reply_to,
                 user_id=self._connection.user,
                 timeout=max(_SHORTEST, pack.deadline - time.monotonic()),
@@ -214,7 +214,7 @@ class Flow:
         except BrokerError as error:
             log.info("the submit exchange could not be declared now", extra={"reason": str(error)})
 
-    async def _ask(self, question: str, ask: Ask) -> None:
+    async def _ask(self, question: str, ask: Message) -> None:
         try:
             await self._questions.publish(
                 self._topology.request_exchange.name,

@@ -29,7 +29,17 @@ class BaseHandle(Generic[R]):
         id: the task's id.
     """
 
-    __slots__ = ("__weakref__", "_foreign", "_outcome", "_result_type", "_since", "_unknown_since", "_watchers", "id")
+    __slots__ = (
+        "__weakref__",
+        "_content",
+        "_foreign",
+        "_outcome",
+        "_result_type",
+        "_since",
+        "_unknown_since",
+        "_watchers",
+        "id",
+    )
 
     def __init__(self, task_id: str, result_type: Any, *, foreign: bool) -> None:
         self.id = task_id
@@ -39,10 +49,15 @@ class BaseHandle(Generic[R]):
         self._watchers: list[Watcher] | None = None
         self._since = 0.0
         self._unknown_since = math.inf
+        self._content: int | None = None
 
     def done(self) -> bool:
         """Whether the outcome is known here. It does not ask anybody; it becomes true by itself."""
         return self._outcome is not None
+
+    def _is_ours(self) -> bool:
+        """Whether its submission may still be on its way to the scheduler."""
+        return not self._foreign and self._outcome is None
 
     def __repr__(self) -> str:
         outcome = self._outcome

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, Struct
 
+from common.client.options import checked, declared_by
 from common.errors import InvalidTask
 from common.ids import new_task_id
+from common.options import TaskOptions
 from common.tasks import Call, TaskFunction, check_target, check_task_id
-from common.wire import (
-    DEFAULT_PRIORITY,
-    DEFAULT_QUEUE,
-    EMPTY_ARGS,
-    EMPTY_KWARGS,
-    TaskMessage,
-    encode,
-    json_depth,
-)
+from common.wire import DEFAULT_PRIORITY, DEFAULT_QUEUE, EMPTY_ARGS, EMPTY_KWARGS, TaskMessage, encode, json_depth
 
 MAX_TASK_BYTES: Final = 256 * 1024
 """Arguments of one task, encoded."""
@@ -32,21 +26,22 @@ CHUNK: Final = 10_000
 _encode = msgspec.json.Encoder().encode
 
 
-def message(call: Call[Any], *, max_bytes: int = MAX_TASK_BYTES) -> TaskMessage:
+def message(call: Call[Any], chosen: TaskOptions | None = None, *, max_bytes: int = MAX_TASK_BYTES) -> TaskMessage:
     """The message that submits `call`.
 
     Args:
         call: what to do, with its options.
-        max_bytes: bytes of the encoded arguments at most.
+        chosen: options that hold where the call does not say itself.
+        max_bytes: bytes of the encoded arguments and options at most.
 
     Raises:
         InvalidTask: the name, an option or an argument cannot be sent; nothing was sent.
     """
     task = call.task
     if isinstance(task, TaskFunction):
-        name, queue, priority = task.name, task.queue, task.priority
+        name, queue, priority, declared = task.name, task.queue, task.priority, declared_by(task)
     elif isinstance(task, str):
-        name, queue, priority = task, DEFAULT_QUEUE, DEFAULT_PRIORITY
+        name, queue, priority, declared = task, DEFAULT_QUEUE, DEFAULT_PRIORITY, None
     else:
         raise InvalidTask(f"a task is named by a string or a task function, not by a {type(task).__name__}")
     if call.queue is not None:
@@ -62,10 +57,15 @@ def message(call: Call[Any], *, max_bytes: int = MAX_TASK_BYTES) -> TaskMessage:
     args, kwargs = call.args, call.kwargs
     raw_args = _json(name, args) if args else b""
     raw_kwargs = _json(name, kwargs) if kwargs else b""
-    if len(raw_args) + len(raw_kwargs) > max_bytes:
+    size = len(raw_args) + len(raw_kwargs)
+    options = None
+    if chosen is not None or declared is not None or call.extra is not None:
+        options, more = checked(call, chosen, declared)
+        size += more
+    if size > max_bytes:
         raise InvalidTask(
-            f"the arguments of {name!r} take {len(raw_args) + len(raw_kwargs):,} bytes, {max_bytes:,} are allowed; "
-            f"put large data where the worker can fetch it, and submit its address"
+            f"the arguments of {name!r} take {size:,} bytes{', with the options' if options else ''}, {max_bytes:,} "
+            f"are allowed; put large data where the worker can fetch it, and submit its address"
         )
     return TaskMessage(
         task_id,
@@ -74,6 +74,7 @@ def message(call: Call[Any], *, max_bytes: int = MAX_TASK_BYTES) -> TaskMessage:
         Raw(raw_kwargs) if raw_kwargs else EMPTY_KWARGS,
         queue,
         priority,
+        options,
     )
 
 
@@ -83,24 +84,27 @@ class Prepared(Struct, gc=False):
     task_id: str
     task: bytes
     result_type: Any
-    named: bool
-    """The caller chose the id, so that a handle with it may exist."""
+    content: int | None
+    """Stands for what the scheduler compares, when the caller chose the id; None for an id that was made here."""
 
 
-def prepare(call: Call[Any], max_bytes: int = MAX_TASK_BYTES) -> Prepared:
+def prepare(call: Call[Any], max_bytes: int = MAX_TASK_BYTES, chosen: TaskOptions | None = None) -> Prepared:
     """Check and encode `call`; arguments and errors as for `message`."""
-    sent = message(call, max_bytes=max_bytes)
+    sent = message(call, chosen, max_bytes=max_bytes)
     task = call.task
     result_type = task.result_type if isinstance(task, TaskFunction) else Any
-    return Prepared(sent.id, encode(sent), result_type, call.task_id is not None)
+    encoded = encode(sent)
+    return Prepared(sent.id, encoded, result_type, None if call.task_id is None else hash(encoded))
 
 
-def prepare_many(calls: Iterable[Call[Any]], max_bytes: int, *, first: int, sent: int) -> list[Prepared]:
+def prepare_many(
+    calls: Iterable[Call[Any]], max_bytes: int, chosen: TaskOptions | None, *, first: int, sent: int
+) -> list[Prepared]:
     """Check and encode `calls`.
 
     Args:
         calls: the calls.
-        max_bytes: as for `message`.
+        max_bytes, chosen: as for `message`.
         first: the number of the first of them within its `submit_many`, from 0.
         sent: how many calls of the same `submit_many` have been submitted before.
 
@@ -110,27 +114,13 @@ def prepare_many(calls: Iterable[Call[Any]], max_bytes: int, *, first: int, sent
     prepared: list[Prepared] = []
     for call in calls:
         try:
-            prepared.append(prepare(call, max_bytes))
+            prepared.append(prepare(call, max_bytes, chosen))
         except InvalidTask as error:
             number = first + len(prepared)
             raise InvalidTask(
                 f"call {number} (from 0): {error}" + (f"; the first {sent} calls were submitted" if sent else "")
             ) from None
     return prepared
-
-
-def completed(
-    calls: Iterable[Call[Any]], queue: str | None, priority: int | None, task_id: str | None
-) -> Iterator[Call[Any]]:
-    """`calls` with these options where they do not say themselves."""
-    if task_id is not None:
-        raise InvalidTask("one task_id cannot be that of many calls; use call(...).options(task_id=...)")
-    if queue is None and priority is None:
-        return iter(calls)
-    return (
-        call.options(queue=queue if call.queue is None else None, priority=priority if call.priority is None else None)
-        for call in calls
-    )
 
 
 def _check_target(name: str, queue: str, priority: int) -> None:

@@ -21,7 +21,7 @@ from common.client.packs import Pack
 from common.ids import new_nonce
 from common.settings import BrokerSettings
 from common.topology import Topology
-from common.wire import CONTENT_TYPE, TYPES, Ask, Submission, encode
+from common.wire import CONTENT_TYPE, Message, Submission, encode
 
 PERSISTENT: Final = 2
 TRANSIENT: Final = 1
@@ -95,7 +95,7 @@ class Session:
         self._blocked = False
         self._publishing: Channel | None = None
         self._asking: Channel | None = None
-        self._unsent: list[tuple[str, Ask]] = []
+        self._unsent: list[tuple[str, Message]] = []
         self._unconfirmed: dict[int, Pack] = {}
         self._returned: set[int] = set()
         self._published = 0
@@ -119,18 +119,18 @@ class Session:
         assert self._publishing is not None
         self._published += 1
         self._unconfirmed[self._published] = pack
-        properties = self._properties(TYPES[Submission], PERSISTENT, message_id=str(self._published))
+        properties = self._properties(Submission.TYPE, PERSISTENT, message_id=str(self._published))
         exchange = self._topology.submit_exchange.name
         self._publishing.basic_publish(exchange, "submit", pack.body, properties, mandatory=True)
 
-    def ask(self, question: str, ask: Ask) -> None:
+    def ask(self, question: str, ask: Message) -> None:
         """Send a question. Whether it arrives is not known; who asks does so again when there is no answer."""
         if self._asking is None:
             self._unsent.append((question, ask))
             if len(self._unsent) == 1:
                 self._connection.channel(on_open_callback=self._asking_open)
             return
-        properties = self._properties(TYPES[Ask], TRANSIENT, correlation_id=question)
+        properties = self._properties(ask.TYPE, TRANSIENT, correlation_id=question)
         self._asking.basic_publish(self._topology.request_exchange.name, "request", encode(ask), properties)
 
     def close(self) -> None:

@@ -13,80 +13,54 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from itertools import islice
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, overload
+from typing import Any, ParamSpec, Self, TypeVar, Unpack, overload
 
+from common.client.core import ClientCore
 from common.client.handles import BaseHandle
-from common.client.inquiries import STATUS_TIMEOUT, Inquiry
+from common.client.inquiries import Inquiries, Inquiry
 from common.client.link import Link
-from common.client.messages import CHUNK, MAX_TASK_BYTES, Prepared, completed, prepare, prepare_many
+from common.client.messages import CHUNK, MAX_TASK_BYTES, Prepared, prepare, prepare_many
+from common.client.options import NOTHING, Chosen
 from common.client.packs import WINDOW, Pack, Ticket, split
+from common.client.sync_handle import Handle
+from common.client.sync_questions import Questions
 from common.errors import ClientClosed, InvalidTask, ResultTimeout
+from common.options import TaskOptions
+from common.questions import TaskStatus
 from common.settings import ClientSettings, load
 from common.tasks import Call, TaskFunction, check_task_id
-from common.wire import TaskStatus
+from common.words import Words
 
+__all__ = ["Client", "Handle", "Submitter"]
+
+A = TypeVar("A")
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
 
-class Handle(BaseHandle[R]):
-    """One submitted task. Keep it to be told the outcome; drop it and nothing of it stays in memory."""
-
-    __slots__ = ("_client",)
-
-    def __init__(self, client: Client, task_id: str, result_type: Any, *, foreign: bool = False) -> None:
-        super().__init__(task_id, result_type, foreign=foreign)
-        self._client = client
-
-    def result(self, timeout: float | None = None) -> R:
-        """Wait for the outcome and return the result.
-
-        Args:
-            timeout: seconds to wait; None waits as long as the task takes.
-
-        Raises:
-            TaskFailed: the task failed, with type, message and traceback of the remote error.
-            TaskCancelled, TaskExpired: it ended without having been run to its end.
-            UnknownTask: the scheduler has no such task (only for handles made by `Client.handle`).
-            ResultTimeout: the wait ended; the task goes on.
-            ClientClosed: the client was closed meanwhile.
-        """
-        if self._outcome is None:
-            self._client._wait(self, timeout)
-        return self._value()
-
-    def status(self, timeout: float | None = STATUS_TIMEOUT) -> TaskStatus:
-        """Ask the scheduler how the task is now.
-
-        Args:
-            timeout: seconds to wait for the answer; None waits for ever.
-
-        Raises:
-            UnknownTask, ResultTimeout, ClientClosed: as in `result`.
-        """
-        return self._client._status(self, timeout)
-
-
 class Submitter:
     """The verbs that submit, with options that hold for each call."""
 
-    def __init__(self, client: Client | None, queue: str | None, priority: int | None, task_id: str | None) -> None:
+    def __init__(self, client: Client | None, chosen: Chosen = NOTHING) -> None:
         self._owner = client
-        self._queue = queue
-        self._priority = priority
-        self._task_id = task_id
+        self._chosen = chosen
 
     def _client(self) -> Client:
         assert self._owner is not None
         return self._owner
 
     def options(
-        self, *, queue: str | None = None, priority: int | None = None, task_id: str | None = None
+        self,
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        task_id: str | None = None,
+        **words: Unpack[Words],
     ) -> Submitter:
         """The same verbs with scheduling options, apart from the task function's own arguments.
 
@@ -94,13 +68,20 @@ class Submitter:
             queue: where the tasks go; by default as the task function says, else ``default``.
             priority: 0 (last) to 9 (first); by default as the task function says, else 4.
             task_id: the id of the one task to be submitted. Submitting the same again with the same id is safe.
+            words: when it runs (`delay`, `run_at`, `expires_in`, `expires_at`), how long (`timeout`, `hard_timeout`),
+                how often (`retries`, `backoff`, `retry_on`, `give_up_on`, `max_crashes`), at most once
+                (`idempotency_key`, `idempotency_window`, `unique`), how it is found again (`key`, `labels`), and
+                what is kept (`result_ttl`). `common.options.TaskOptions` says what each means. Spans are seconds or a
+                `timedelta`, points in time a `datetime` with a time zone or seconds since the epoch.
+
+        Raises:
+            InvalidTask: an option is unknown, of a wrong form or out of its range.
+
+        Example::
+
+            client.options(delay=timedelta(hours=1), retries=5, labels={"tenant": "anna"}).submit("report", 7)
         """
-        return Submitter(
-            self._client(),
-            self._queue if queue is None else queue,
-            self._priority if priority is None else priority,
-            self._task_id if task_id is None else task_id,
-        )
+        return Submitter(self._client(), self._chosen.and_also(queue, priority, task_id, words))
 
     @overload
     def submit(
@@ -128,8 +109,9 @@ class Submitter:
                 the id in the error: the same id is stored once.
             ClientClosed: the client is closed.
         """
-        call: Call[Any] = Call(task, args, kwargs, queue=self._queue, priority=self._priority, task_id=self._task_id)
-        return self._client()._submit(call)
+        chosen = self._chosen
+        call: Call[Any] = Call(task, args, kwargs, queue=chosen.queue, priority=chosen.priority, task_id=chosen.task_id)
+        return self._client()._submit(call, chosen.extra)
 
     def submit_many(self, calls: Iterable[Call[R]]) -> list[Handle[R]]:
         """Submit many tasks in few messages; returns when all are confirmed.
@@ -143,11 +125,10 @@ class Submitter:
             SubmissionRefused, SubmissionUnknown, ClientClosed: as in `submit`; `ids` has the id of each call that was
                 drawn, in order.
         """
-        options = (self._queue, self._priority, self._task_id)
-        return self._client()._submit_many(completed(calls, *options))
+        return self._client()._submit_many(self._chosen.for_many(calls), self._chosen.extra)
 
 
-class Client(Submitter):
+class Client(Submitter, Questions):
     """A client of one namespace on one broker.
 
     It connects on first use, stays connected, reconnects for ever, and asks again for what it may have missed. It is
@@ -171,7 +152,7 @@ class Client(Submitter):
         max_task_bytes: int = MAX_TASK_BYTES,
         **settings: Any,
     ) -> None:
-        super().__init__(None, None, None, None)
+        super().__init__(None)
         given = {"amqp_url": url, "namespace": namespace, **settings}
         loaded = load(ClientSettings, table="client", environ=os.environ, overrides=given)
         self._max_task_bytes = max_task_bytes
@@ -237,20 +218,20 @@ class Client(Submitter):
         finally:
             self._unwatch(left.values(), ready)
 
-    def _submit(self, call: Call[Any]) -> Handle[Any]:
-        prepared = prepare(call, self._max_task_bytes)
+    def _submit(self, call: Call[Any], extra: TaskOptions | None) -> Handle[Any]:
+        prepared = prepare(call, self._max_task_bytes, extra)
         settled: SimpleQueue[Ticket] = SimpleQueue()
         ticket = Ticket([prepared.task_id], settled.put)
         handle: Handle[Any] = Handle(self, prepared.task_id, prepared.result_type)
         with self._link.use() as core:
             now = time.monotonic()
-            handle = core.claim(handle, now, named=prepared.named)
+            handle = core.claim(handle, now, content=prepared.content)
             core.outbox.add(prepared.task, ticket, now)
         settled.get()
         ticket.check()
         return handle
 
-    def _submit_many(self, calls: Iterator[Call[R]]) -> list[Handle[R]]:
+    def _submit_many(self, calls: Iterator[Call[R]], extra: TaskOptions | None) -> list[Handle[R]]:
         handles: list[Handle[R]] = []
         settled: SimpleQueue[Ticket] = SimpleQueue()
         ticket = Ticket([], settled.put)
@@ -258,7 +239,7 @@ class Client(Submitter):
         while not ticket.faults and (chunk := list(islice(calls, CHUNK))):
             sent = len(handles)
             try:
-                prepared = prepare_many(chunk, self._max_task_bytes, first=sent, sent=sent)
+                prepared = prepare_many(chunk, self._max_task_bytes, extra, first=sent, sent=sent)
             except InvalidTask as error:
                 wrong = error
                 break
@@ -281,14 +262,14 @@ class Client(Submitter):
             if ticket.faults:
                 return
             pack = Pack(tasks, [ticket])
-            made: list[tuple[Handle[R], bool]] = [
-                (Handle(self, prepared.task_id, prepared.result_type), prepared.named)
+            made: list[tuple[Handle[R], int | None]] = [
+                (Handle(self, prepared.task_id, prepared.result_type), prepared.content)
                 for prepared in chunk[at : at + len(tasks)]
             ]
             at += len(tasks)
             with self._link.use() as core:
                 now = time.monotonic()
-                handles += [core.claim(handle, now, named=named) for handle, named in made]
+                handles += [core.claim(handle, now, content=content) for handle, content in made]
                 core.outbox.add_pack(pack, now)
 
     def _wait(self, handle: Handle[Any], timeout: float | None) -> None:
@@ -317,16 +298,22 @@ class Client(Submitter):
                 handle._unwatch(watcher.put)
 
     def _status(self, handle: Handle[Any], timeout: float | None) -> TaskStatus:
+        return self._inquire(lambda core: core.inquiries, handle, timeout)
+
+    def _cancel(self, handle: Handle[Any], timeout: float | None) -> str:
+        return self._inquire(lambda core: core.cancels, handle, timeout)
+
+    def _inquire(self, of: Callable[[ClientCore], Inquiries[A]], handle: Handle[Any], timeout: float | None) -> A:
         deadline = None if timeout is None else time.monotonic() + timeout
-        answered: SimpleQueue[Inquiry] = SimpleQueue()
-        inquiry = Inquiry(handle.id, ours=not handle._foreign, notify=answered.put)
+        answered: SimpleQueue[Inquiry[A]] = SimpleQueue()
+        inquiry: Inquiry[A] = Inquiry(handle.id, ours=handle._is_ours(), notify=answered.put)
         with self._link.use() as core:
-            core.inquiries.add(inquiry, time.monotonic())
+            of(core).add(inquiry, time.monotonic())
         try:
             _next(answered, deadline, handle.id, f"no scheduler has said anything about task {handle.id}")
         finally:
             with self._link.lock:
-                self._link.core.inquiries.drop(inquiry)
+                of(self._link.core).drop(inquiry)
         return inquiry.result()
 
 

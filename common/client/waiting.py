@@ -20,7 +20,8 @@ from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from common.client.handles import UNKNOWN, BaseHandle, is_terminal
-from common.wire import MAX_PACK_ITEMS, Ask, AskKind, TaskResult, Told
+from common.questions import Ask, AskKind
+from common.wire import MAX_PACK_ITEMS, TaskResult, Told
 
 SILENCE: Final = 5.0
 """Seconds without news after which the scheduler is asked."""

@@ -137,6 +137,10 @@ class Directory:
         """Whether a worker that died listed `lease` in its last beat."""
         return any(not death.leaving and lease in death.leases for death in self.deaths)
 
+    def dead_holder(self, lease: str) -> str | None:
+        """The worker that died and had listed `lease` in its last beat, or None."""
+        return next((death.worker for death in self.deaths if not death.leaving and lease in death.leases), None)
+
     def running_at_dead(self, lease: str) -> bool:
         """Whether a worker that died had said that `lease` was running."""
         return any(not death.leaving and lease in death.running for death in self.deaths)

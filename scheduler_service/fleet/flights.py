@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
 from common.ids import new_leases
+from common.questions import Progress
 from common.wire import Isolation
 from scheduler_service.fleet.directory import Directory
 from scheduler_service.fleet.rates import CompletionRate, PathTime, RunTimes
 from scheduler_service.fleet.window import Window, window
-from scheduler_service.storage.tasks import ClaimedTask, Placement
+from scheduler_service.storage.claims import ClaimedTask
+from scheduler_service.storage.tasks import Placement
 
 FUNCTIONS = 10_000
 """Functions whose run times are remembered; client-chosen names beyond that share one entry."""
@@ -29,6 +31,8 @@ class Flight(Struct, gc=False):
         isolation: how it is run.
         adopted: it was dispatched before this process knew of it; when, is not known.
         copied: it may have been published more than once, so that two workers may have it.
+        cancelled: its task is over; it is out until its worker gives it back, or nobody has it any more.
+        progress: how far it is, as its worker said last.
     """
 
     id: str
@@ -42,6 +46,8 @@ class Flight(Struct, gc=False):
     isolation: Isolation = Isolation.NONE
     adopted: bool = False
     copied: bool = False
+    cancelled: bool = False
+    progress: Progress | None = None
 
 
 class Flights:
@@ -184,7 +190,22 @@ class Flights:
         """Land what is not among `claimed`, all that is out in the store: its end was committed, and nobody heard."""
         leases = {task.assignment.lease for task in claimed}
         for lease in self.by_lease.keys() - leases:
-            self.land(lease, now)
+            if not self.by_lease[lease].cancelled:
+                self.land(lease, now)
+
+    def cancel(self, leases: Iterable[str]) -> None:
+        """The tasks that are out with these leases are over; their workers are being told."""
+        for lease in leases:
+            flight = self.by_lease.get(lease)
+            if flight is not None:
+                flight.cancelled = True
+
+    def progress(self, reported: Mapping[str, Progress]) -> None:
+        """How far tasks are, by lease; of what is not out nothing is kept."""
+        for lease, progress in reported.items():
+            flight = self.by_lease.get(lease)
+            if flight is not None:
+                flight.progress = progress
 
     def copy(self, lease: str) -> bool:
         """The dispatch is about to be published again; False when it is over, and need not be."""

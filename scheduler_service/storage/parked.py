@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -49,6 +50,52 @@ def park(connection: Connection, messages: Sequence[ParkedMessage], now: float) 
                 for message in messages
             ],
         )
+
+
+class StoredParked(Struct, gc=False):
+    """A parked message without its payload.
+
+    Attributes:
+        seq: its number.
+        at: when it was parked, seconds since the epoch.
+    """
+
+    seq: int
+    at: float
+    origin: str
+    reason: str
+    detail: str
+    owner: str | None
+    headers: dict[str, str]
+
+
+_shown = select(
+    parked.c.seq, parked.c.at, parked.c.origin, parked.c.reason, parked.c.detail, parked.c.owner, parked.c.headers
+)
+
+
+def before(connection: Connection, number: int | None, limit: int) -> list[StoredParked]:
+    """Up to `limit` messages parked before the one with this number (None: the newest), the newest first."""
+    statement = _shown.order_by(parked.c.seq.desc()).limit(limit)
+    if number is not None:
+        statement = statement.where(parked.c.seq < number)
+    return [_stored(row) for row in connection.execute(statement)]
+
+
+def numbered(connection: Connection, numbers: Sequence[int]) -> list[StoredParked]:
+    """The messages with these numbers."""
+    return [_stored(row) for row in connection.execute(_shown.where(parked.c.seq.in_(numbers)))]
+
+
+def payloads(connection: Connection, numbers: Sequence[int]) -> dict[int, bytes]:
+    """The payloads of the messages with these numbers."""
+    rows = connection.execute(select(parked.c.seq, parked.c.payload).where(parked.c.seq.in_(numbers)))
+    return {row[0]: bytes(row[1]) for row in rows}
+
+
+def _stored(row: Sequence[Any]) -> StoredParked:
+    seq, at, origin, reason, detail, owner, headers = row
+    return StoredParked(seq, at, origin, reason, detail, owner, msgspec.json.decode(headers, type=dict[str, str]))
 
 
 def count(connection: Connection) -> int:

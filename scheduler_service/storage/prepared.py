@@ -12,18 +12,29 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Insert, Select, Update, bindparam, func, literal_column, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Delete,
+    Insert,
+    Select,
+    Update,
+    bindparam,
+    func,
+    literal_column,
+    select,
+)
 
 
 class Prepared:
-    """One INSERT or UPDATE for many rows.
+    """One INSERT, UPDATE or DELETE for many rows.
 
     Args:
         statement: the statement; its parameters are exactly `keys`.
         keys: the names of the parameters, in the order in which rows give them.
     """
 
-    def __init__(self, statement: Insert | Update, keys: Sequence[str]) -> None:
+    def __init__(self, statement: Insert | Update | Delete, keys: Sequence[str]) -> None:
         self._statement = statement
         self._keys = tuple(keys)
         self._compiled: dict[str, tuple[str, tuple[int, ...] | None] | None] = {}

@@ -20,6 +20,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
     text,
 )
 
@@ -59,6 +60,12 @@ tasks = Table(
     Column("worker", String(64), comment="who answered last"),
     Column("result", Text),
     Column("error", Text),
+    Column("failures", Integer, nullable=False, server_default="0", comment="retries that were spent"),
+    Column("expires_at", Float, comment="by when it has to be started"),
+    Column("options", Text, comment="as submitted, JSON"),
+    Column("ttl", Float, comment="seconds for which it is kept after its end; NULL: as the setting says"),
+    Column("key", String(128), comment="whose task it is, for fairness"),
+    Column("aliased", Boolean(create_constraint=False), nullable=False, server_default=false()),
 )
 Index(
     "ix_tasks_queued",
@@ -77,9 +84,66 @@ Index(
 Index(
     "ix_tasks_due",
     tasks.c.due_at,
+    tasks.c.queue,
     sqlite_where=text("state = 'scheduled'"),
     postgresql_where=text("state = 'scheduled'"),
 )
+EXPIRING = "expires_at IS NOT NULL AND state IN ('queued', 'scheduled')"
+"""Tasks that may expire where they wait. A query says it in these words, or the partial index is not used."""
+Index(
+    "ix_tasks_expiring",
+    tasks.c.expires_at,
+    sqlite_where=text(EXPIRING),
+    postgresql_where=text(EXPIRING),
+)
+Index(
+    "ix_tasks_failed",
+    tasks.c.seq,
+    sqlite_where=text("state = 'failed'"),
+    postgresql_where=text("state = 'failed'"),
+)
+OWN_TTL = "ttl IS NOT NULL AND finished_at IS NOT NULL"
+"""Finished tasks with a time of their own for which they are kept."""
+Index(
+    "ix_tasks_ttl",
+    text("(finished_at + ttl)"),
+    _table=tasks,
+    sqlite_where=text(OWN_TTL),
+    postgresql_where=text(OWN_TTL),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("seq", _Sequence, primary_key=True, autoincrement=True),
+    Column("task", _Sequence, nullable=False, index=True, comment="tasks.seq"),
+    Column("attempt", Integer, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("worker", String(64)),
+    Column("error", Text),
+)
+
+aliases = Table(
+    "aliases",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("task", String(36), nullable=False, index=True, comment="the id of the task that it stands for"),
+    Column("owner", String(255), nullable=False),
+    Column("reply_to", String(255)),
+    Column("at", Float, nullable=False),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("owner", String(255), primary_key=True),
+    Column("kind", String(16), primary_key=True, comment="idempotency, unique, replay"),
+    Column("name", String(128), primary_key=True),
+    Column("task", String(36), nullable=False, index=True, comment="the id of the task that it stands for"),
+    Column("until", Float, comment="when it ends; NULL: with its task"),
+)
+
+queues = Table("queues", metadata, Column("name", String(64), primary_key=True))
 
 parked = Table(
     "parked",

@@ -67,6 +67,8 @@ class Store:
         self._connection: Connection | None = None
         self._lock = LockFile(url)
         self._failed: dict[str, tuple[float, str]] = {}
+        self.pending = 0
+        """How many transactions have been asked for and not answered."""
 
     @property
     def failure(self) -> str:
@@ -122,7 +124,11 @@ class Store:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         name = getattr(function, "__qualname__", "")
         self._jobs.put(_Job(name, lambda connection: function(connection, *args, **kwargs), future))
-        result: T = await future
+        self.pending += 1
+        try:
+            result: T = await future
+        finally:
+            self.pending -= 1
         return result
 
     def _work(self) -> None:

@@ -10,13 +10,16 @@ from msgspec import Raw, Struct
 from sqlalchemy import Connection, bindparam, func, select
 
 from common.errors import StoreUnavailable
+from common.options import Policy, TaskOptions
 from common.states import TERMINAL, State, Task
-from common.wire import NULL, Assignment, ErrorInfo, Isolation, TaskMessage
+from common.wire import NULL, ErrorInfo, Isolation, TaskMessage
 from scheduler_service.storage.prepared import LookUp, Prepared
 from scheduler_service.storage.schema import tasks
 
 _encode = msgspec.json.encode
 _error = msgspec.json.Decoder(ErrorInfo)
+_policy = msgspec.json.Decoder(Policy)
+_task_options = msgspec.json.Decoder(TaskOptions)
 _STATES = {state.value: state for state in State}
 _ISOLATIONS = {isolation.value: isolation for isolation in Isolation}
 
@@ -38,6 +41,10 @@ class NewTask(Struct, gc=False):
         reply_to: where the owner is told, or None.
         placement: its dispatch, when it may go at once; otherwise it is queued.
         refusal: why it is not taken; then it is stored as failed.
+        due_at: when it becomes due, seconds since the epoch; None: now.
+        expires_at: by when it has to be started, seconds since the epoch, or None.
+        ttl: seconds for which it is kept after its end; None: as the setting says.
+        aliased: other ids stand for it.
     """
 
     message: TaskMessage
@@ -47,10 +54,25 @@ class NewTask(Struct, gc=False):
     reply_to: str | None
     placement: Placement | None = None
     refusal: ErrorInfo | None = None
+    due_at: float | None = None
+    expires_at: float | None = None
+    ttl: float | None = None
+    aliased: bool = False
+
+    @property
+    def options(self) -> str | None:
+        """Its options as they are stored."""
+        options = self.message.options
+        return None if options is None else _encode(options).decode()
 
 
 class StoredTask(Struct, gc=False):
-    """A task as it is stored, without its arguments."""
+    """A task as it is stored, without its arguments.
+
+    Attributes:
+        options: as submitted, JSON; None without.
+        aliased: other ids stand for it.
+    """
 
     seq: int
     id: str
@@ -64,23 +86,8 @@ class StoredTask(Struct, gc=False):
     finished_at: float | None
     worker: str | None
     task: Task
-
-
-class ClaimedTask(Struct, gc=False):
-    """A task that is dispatched, with what a worker needs.
-
-    Attributes:
-        assignment: what travels to the worker.
-        queue, priority: where it belongs.
-        submitted_at: seconds since the epoch.
-        number: the dispatch number.
-    """
-
-    assignment: Assignment
-    queue: str
-    priority: int
-    submitted_at: float
-    number: int
+    options: str | None = None
+    aliased: bool = False
 
 
 def insert(connection: Connection, new: Sequence[NewTask], now: float) -> None:
@@ -89,7 +96,10 @@ def insert(connection: Connection, new: Sequence[NewTask], now: float) -> None:
     Raises:
         sqlalchemy.exc.IntegrityError: one of the ids is stored already.
     """
-    _insert.run(connection, [_row(task, now) for task in new])
+    if all(task.message.options is None for task in new):
+        _insert.run(connection, [_row(task, now) for task in new])
+    else:
+        _insert_with_options.run(connection, [(*_row(task, now), *_more(task)) for task in new])
 
 
 def _row(new: NewTask, now: float) -> tuple[Any, ...]:
@@ -100,37 +110,43 @@ def _row(new: NewTask, now: float) -> tuple[Any, ...]:
         error = _encode(new.refusal).decode()
         return (*first, "failed", *then, 0, "", "none", 0, False, 0, None, now, error)
     if placement is None:
-        return (*first, "queued", *then, 0, "", "none", 0, False, 0, None, None, None)
+        state = "queued" if new.due_at is None else "scheduled"
+        return (*first, state, *then, 0, "", "none", 0, False, 0, None, None, None)
     return (*first, "dispatched", *then, 1, placement.lease, "none", 0, False, placement.number, now, None, None)
 
 
-_insert = Prepared(
-    tasks.insert(),
-    (
-        "id",
-        "task",
-        "queue",
-        "priority",
-        "state",
-        "args",
-        "kwargs",
-        "owner",
-        "reply_to",
-        "submitted_at",
-        "attempt",
-        "lease",
-        "isolation",
-        "crashes",
-        "held",
-        "dispatch",
-        "dispatched_at",
-        "finished_at",
-        "error",
-    ),
+def _more(new: NewTask) -> tuple[Any, ...]:
+    options = new.message.options
+    key = None if options is None else options.key
+    return (new.due_at, new.expires_at, new.options, new.ttl, key, new.aliased)
+
+
+_COLUMNS = (
+    "id",
+    "task",
+    "queue",
+    "priority",
+    "state",
+    "args",
+    "kwargs",
+    "owner",
+    "reply_to",
+    "submitted_at",
+    "attempt",
+    "lease",
+    "isolation",
+    "crashes",
+    "held",
+    "dispatch",
+    "dispatched_at",
+    "finished_at",
+    "error",
 )
+_insert = Prepared(tasks.insert(), _COLUMNS)
+_insert_with_options = Prepared(tasks.insert(), (*_COLUMNS, "due_at", "expires_at", "options", "ttl", "key", "aliased"))
 
 
-_CORE = (
+CORE = (
     tasks.c.seq,
     tasks.c.id,
     tasks.c.task,
@@ -151,19 +167,25 @@ _CORE = (
     tasks.c.due_at,
     tasks.c.held,
     tasks.c.error,
+    tasks.c.failures,
+    tasks.c.expires_at,
+    tasks.c.options,
+    tasks.c.aliased,
 )
-_load = LookUp(select(*_CORE).with_for_update(), tasks.c.id)
+_load = LookUp(select(*CORE).with_for_update(), tasks.c.id)
 
 
 def load(connection: Connection, ids: Sequence[str]) -> dict[str, StoredTask]:
     """The stored tasks among `ids`, without their results, locked until the end of the transaction."""
-    return {row[1]: _stored(row) for row in _load.run(connection, ids)}
+    return {row[1]: stored(row) for row in _load.run(connection, ids)}
 
 
-def _stored(row: Sequence[Any]) -> StoredTask:
+def stored(row: Sequence[Any]) -> StoredTask:
+    """The task in a row of `CORE`."""
     (
         seq, id_, name, queue, priority, owner, reply_to, submitted_at, dispatched_at, finished_at, worker,
         state, attempt, lease, crashes, isolation, unknown_since, due_at, held, error,
+        failures, expires_at, options, aliased,
     ) = row  # fmt: skip
     task = Task(
         _STATES[state],
@@ -176,9 +198,13 @@ def _stored(row: Sequence[Any]) -> StoredTask:
         held,
         NULL,
         None if error is None else _error.decode(error),
+        failures,
+        expires_at,
+        None if options is None else policy_in(options).max_crashes,
     )
     return StoredTask(
-        seq, id_, name, queue, priority, owner, reply_to, submitted_at, dispatched_at, finished_at, worker, task
+        seq, id_, name, queue, priority, owner, reply_to, submitted_at, dispatched_at, finished_at, worker, task,
+        options, bool(aliased),
     )  # fmt: skip
 
 
@@ -196,7 +222,7 @@ _finish = Prepared(
     ),
     ("state", "finished_at", "worker", "result", "error", "b_seq", "b_lease", "b_state"),
 )
-_save = (
+_save = Prepared(
     tasks.update()
     .where(
         tasks.c.seq == bindparam("b_seq"), tasks.c.lease == bindparam("b_lease"), tasks.c.state == bindparam("b_state")
@@ -205,16 +231,35 @@ _save = (
         state=bindparam("state"),
         attempt=bindparam("attempt"),
         lease=bindparam("lease"),
-        crashes=bindparam("crashes"),
         isolation=bindparam("isolation"),
+        crashes=bindparam("crashes"),
+        held=bindparam("held"),
         unknown_since=bindparam("unknown_since"),
         due_at=bindparam("due_at"),
-        held=bindparam("held"),
-        result=bindparam("result"),
-        error=bindparam("error"),
         finished_at=bindparam("finished_at"),
         worker=bindparam("worker"),
-    )
+        result=bindparam("result"),
+        error=bindparam("error"),
+        failures=bindparam("failures"),
+    ),
+    (
+        "state",
+        "attempt",
+        "lease",
+        "isolation",
+        "crashes",
+        "held",
+        "unknown_since",
+        "due_at",
+        "finished_at",
+        "worker",
+        "result",
+        "error",
+        "failures",
+        "b_seq",
+        "b_lease",
+        "b_state",
+    ),
 )
 
 
@@ -230,165 +275,48 @@ def save(connection: Connection, changes: Iterable[tuple[StoredTask, Task]], now
         StoreUnavailable: somebody else changed one of them meanwhile; the transaction is given up.
     """
     finished: list[tuple[Any, ...]] = []
-    others: list[dict[str, Any]] = []
-    for stored, task in changes:
-        was = stored.task
+    others: list[tuple[Any, ...]] = []
+    for stored_task, task in changes:
+        was = stored_task.task
         terminal = task.state in TERMINAL
         result = bytes(task.result).decode() if task.state is State.SUCCEEDED else None
         error = None if task.error is None else _encode(task.error).decode()
+        there = (stored_task.seq, was.lease, was.state.value)
         if terminal and task.crashes == was.crashes:
-            finished.append(
-                (task.state.value, now, stored.worker, result, error, stored.seq, was.lease, was.state.value)
-            )
+            finished.append((task.state.value, now, stored_task.worker, result, error, *there))
             continue
         others.append(
-            {
-                "b_seq": stored.seq,
-                "b_lease": was.lease,
-                "b_state": was.state.value,
-                "state": task.state.value,
-                "attempt": task.attempt,
-                "lease": task.lease,
-                "crashes": task.crashes,
-                "isolation": task.isolation.value,
-                "unknown_since": task.unknown_since,
-                "due_at": task.due_at,
-                "held": task.held,
-                "result": result,
-                "error": error,
-                "finished_at": now if terminal else None,
-                "worker": stored.worker,
-            }
+            (
+                task.state.value,
+                task.attempt,
+                task.lease,
+                task.isolation.value,
+                task.crashes,
+                task.held,
+                task.unknown_since,
+                task.due_at,
+                now if terminal else None,
+                stored_task.worker,
+                result,
+                error,
+                task.failures,
+                *there,
+            )
         )
-    touched = _finish.run(connection, finished)
-    if others:
-        touched += connection.execute(_save, others).rowcount
+    touched = _finish.run(connection, finished) + _save.run(connection, others)
     if touched != len(finished) + len(others):
         raise StoreUnavailable("a task was changed by somebody else in the meantime")
 
 
-_next = (
-    select(
-        tasks.c.seq,
-        tasks.c.id,
-        tasks.c.task,
-        tasks.c.args,
-        tasks.c.kwargs,
-        tasks.c.attempt,
-        tasks.c.isolation,
-        tasks.c.priority,
-        tasks.c.submitted_at,
-    )
-    .where(tasks.c.state == "queued", tasks.c.queue == bindparam("q"))
-    .order_by(tasks.c.priority.desc(), tasks.c.seq)
-    .limit(bindparam("n"))
-    .with_for_update(skip_locked=True)
-)
-_claim = Prepared(
-    tasks.update()
-    .where(tasks.c.seq == bindparam("b_seq"))
-    .values(
-        state=bindparam("state"),
-        lease=bindparam("lease"),
-        attempt=bindparam("attempt"),
-        dispatch=bindparam("dispatch"),
-        dispatched_at=bindparam("dispatched_at"),
-    ),
-    ("state", "attempt", "lease", "dispatch", "dispatched_at", "b_seq"),
-)
+def policy_in(options: str) -> Policy:
+    """What stored options say about how the task is run."""
+    return _policy.decode(options)
 
 
-def claim(connection: Connection, queue: str, placements: Sequence[Placement], now: float) -> list[ClaimedTask]:
-    """Dispatch the next queued tasks of `queue`, by priority, then store order.
-
-    Args:
-        connection: in a transaction.
-        queue: the queue's name.
-        placements: leases and numbers, one for each task that may go; those left over are unused.
-        now: the time, seconds since the epoch.
-    """
-    rows = connection.execute(_next, {"q": queue, "n": len(placements)}).all()
-    if not rows:
-        return []
-    claimed: list[ClaimedTask] = []
-    changes: list[tuple[Any, ...]] = []
-    for row, placement in zip(rows, placements, strict=False):
-        seq, id_, name, args, kwargs, attempt, isolation, priority, submitted_at = row
-        assignment = Assignment(
-            id_, name, placement.lease, attempt + 1, Raw(args.encode()), Raw(kwargs.encode()), _ISOLATIONS[isolation]
-        )
-        claimed.append(ClaimedTask(assignment, queue, priority, submitted_at, placement.number))
-        changes.append(("dispatched", attempt + 1, placement.lease, placement.number, now, seq))
-    _claim.run(connection, changes)
-    return claimed
-
-
-_in_flight = select(
-    tasks.c.id,
-    tasks.c.task,
-    tasks.c.lease,
-    tasks.c.attempt,
-    tasks.c.args,
-    tasks.c.kwargs,
-    tasks.c.isolation,
-    tasks.c.queue,
-    tasks.c.priority,
-    tasks.c.submitted_at,
-    tasks.c.dispatch,
-).where(tasks.c.state == "dispatched")
-
-
-def dispatched(connection: Connection) -> list[ClaimedTask]:
-    """Every dispatched task, in order of dispatch. Their number is bounded by the windows, and what was held."""
-    return [
-        ClaimedTask(
-            Assignment(
-                row.id, row.task, row.lease, row.attempt, Raw(row.args.encode()), Raw(row.kwargs.encode()),
-                _ISOLATIONS[row.isolation],
-            ),
-            row.queue,
-            row.priority,
-            row.submitted_at,
-            row.dispatch,
-        )
-        for row in connection.execute(_in_flight.order_by(tasks.c.dispatch))
-    ]  # fmt: skip
-
-
-def backlog(connection: Connection) -> dict[str, int]:
-    """How many tasks are queued, for each queue that has any."""
-    rows = connection.execute(
-        select(tasks.c.queue, func.count()).where(tasks.c.state == "queued").group_by(tasks.c.queue)
-    )
-    return {row[0]: row[1] for row in rows}
-
-
-def count_by_state(connection: Connection) -> dict[tuple[str, str], int]:
-    """How many tasks are in each state, by (queue, state). Reads the whole table: for tools, not for the hot path."""
-    rows = connection.execute(select(tasks.c.queue, tasks.c.state, func.count()).group_by(tasks.c.queue, tasks.c.state))
-    return {(row[0], row[1]): row[2] for row in rows}
-
-
-_due = (
-    select(*_CORE)
-    .where(tasks.c.state == "scheduled", tasks.c.due_at <= bindparam("now"))
-    .order_by(tasks.c.due_at)
-    .limit(bindparam("n"))
-    .with_for_update(skip_locked=True)
-)
-
-
-def due(connection: Connection, now: float, limit: int) -> list[StoredTask]:
-    """Up to `limit` scheduled tasks whose time has come, the earliest first."""
-    return [_stored(row) for row in connection.execute(_due, {"now": now, "n": limit})]
-
-
-def next_due(connection: Connection) -> float | None:
-    """When the next scheduled task is due, seconds since the epoch, or None."""
-    when: float | None = connection.execute(
-        select(func.min(tasks.c.due_at)).where(tasks.c.state == "scheduled")
-    ).scalar()
-    return when
+def due_since(options: str, submitted_at: float) -> float:
+    """When a task with these options first became due, seconds since the epoch."""
+    said = _task_options.decode(options)
+    return max(said.run_at or 0.0, submitted_at + (said.delay or 0.0))
 
 
 _point = tasks.update().where(tasks.c.seq == bindparam("b_seq")).values(reply_to=bindparam("reply_to"))
@@ -400,29 +328,68 @@ def point(connection: Connection, seqs: Sequence[int], reply_to: str) -> None:
         connection.execute(_point, [{"b_seq": seq, "reply_to": reply_to} for seq in seqs])
 
 
+_mark_aliased = tasks.update().where(tasks.c.seq == bindparam("b_seq")).values(aliased=True)
+
+
+def mark_aliased(connection: Connection, seqs: Sequence[int]) -> None:
+    """Other ids stand for these tasks."""
+    if seqs:
+        connection.execute(_mark_aliased, [{"b_seq": seq} for seq in seqs])
+
+
+Content = tuple[str, str, str, str, int, str, str | None]
+
 _contents = LookUp(
-    select(tasks.c.id, tasks.c.task, tasks.c.args, tasks.c.kwargs, tasks.c.queue, tasks.c.priority, tasks.c.owner),
+    select(
+        tasks.c.id,
+        tasks.c.task,
+        tasks.c.args,
+        tasks.c.kwargs,
+        tasks.c.queue,
+        tasks.c.priority,
+        tasks.c.owner,
+        tasks.c.options,
+    ),
     tasks.c.id,
 )
 
 
-def contents(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[str, str, str, str, int, str]]:
-    """What was submitted under each of `ids`: (task, args, kwargs, queue, priority, owner)."""
+def contents(connection: Connection, ids: Sequence[str]) -> dict[str, Content]:
+    """What was submitted under each of `ids`: (task, args, kwargs, queue, priority, owner, options)."""
+    return {row[0]: (row[1], row[2], row[3], row[4], row[5], row[6], row[7]) for row in _contents.run(connection, ids)}
+
+
+_submitted = LookUp(
+    select(
+        tasks.c.id,
+        tasks.c.task,
+        tasks.c.args,
+        tasks.c.kwargs,
+        tasks.c.queue,
+        tasks.c.priority,
+        tasks.c.options,
+    ),
+    tasks.c.id,
+)
+
+
+def submitted(connection: Connection, ids: Sequence[str]) -> dict[str, TaskMessage]:
+    """The tasks as they were submitted."""
     return {
-        id_: (name, args, kwargs, queue, priority, owner)
-        for id_, name, args, kwargs, queue, priority, owner in _contents.run(connection, ids)
+        id_: TaskMessage(
+            id_,
+            name,
+            Raw(args.encode()),
+            Raw(kwargs.encode()),
+            queue,
+            priority,
+            None if options is None else _task_options.decode(options),
+        )
+        for id_, name, args, kwargs, queue, priority, options in _submitted.run(connection, ids)
     }
 
 
-_sizes = LookUp(select(tasks.c.id, func.length(tasks.c.result)).where(tasks.c.result.is_not(None)), tasks.c.id)
-_results = LookUp(select(tasks.c.id, tasks.c.result).where(tasks.c.result.is_not(None)), tasks.c.id)
-
-
-def result_sizes(connection: Connection, ids: Sequence[str]) -> dict[str, int]:
-    """Characters of the stored result of each succeeded task among `ids`."""
-    return {row[0]: row[1] for row in _sizes.run(connection, ids)}
-
-
-def results(connection: Connection, ids: Sequence[str]) -> dict[str, Raw]:
-    """The stored results of the succeeded tasks among `ids`; ask for few large ones at a time."""
-    return {row[0]: Raw(row[1].encode()) for row in _results.run(connection, ids)}
+def count_by_state(connection: Connection) -> dict[tuple[str, str], int]:
+    """How many tasks are in each state, by (queue, state). Reads the whole table: for tools, not for the hot path."""
+    rows = connection.execute(select(tasks.c.queue, tasks.c.state, func.count()).group_by(tasks.c.queue, tasks.c.state))
+    return {(row[0], row[1]): row[2] for row in rows}

@@ -17,7 +17,8 @@ from rich.console import Console
 from deploy.local import BrokerError
 from tests.bench import infrastructure
 from tests.bench.backlog import BacklogRun
-from tests.bench.figures import Backlog, Results, SystemFigures, ratios
+from tests.bench.delayed import DelayedRun
+from tests.bench.figures import Backlog, Delayed, Results, SystemFigures, ratios
 from tests.bench.picture import draw
 from tests.bench.profiling import Profiler
 from tests.bench.progress import Steps
@@ -29,7 +30,7 @@ from tests.bench.systems import System
 from tests.bench.systems.registry import SYSTEMS
 
 _DOCS = Path(__file__).resolve().parents[2] / "docs"
-_SCENARIOS = ("bulk", "single", "threads", "round_trip", "backlog")
+_SCENARIOS = ("bulk", "single", "threads", "round_trip", "backlog", "delayed")
 
 
 class Length(NamedTuple):
@@ -91,11 +92,14 @@ def _measure(options: argparse.Namespace, length: Length, folder: Path, console:
         for figures in skipped.values():
             console.print(f"{figures.label} is skipped: {figures.skipped}")
         backlog = length.backlog if "warren" in chosen and "backlog" in (options.scenario or _SCENARIOS) else 0
-        total = length.rounds * sum(len(plan.workloads(system)) for system in chosen.values()) + (backlog > 0)
+        far = length.backlog if "warren" in chosen and "delayed" in (options.scenario or _SCENARIOS) else 0
+        total = length.rounds * sum(len(plan.workloads(system)) for system in chosen.values())
+        total += (backlog > 0) + (far > 0)
         with Steps(console, total) as steps:
             pids = {name: pid for name, pid in (("broker", broker.pid), ("redis", redis_pid)) if pid}
             measured = Rounds(plan, broker, site, pids, profiler, steps.step).run(list(chosen.values()))
             drained = _drain(broker, site, backlog, length.drain_seconds, steps) if backlog else None
+            delayed = _delay(broker, site, far, steps) if far else None
     results = Results(
         date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         quick=options.quick,
@@ -106,9 +110,11 @@ def _measure(options: argparse.Namespace, length: Length, folder: Path, console:
         versions=infrastructure.versions({name for system in SYSTEMS.values() for name in system.distributions}),
         systems=measured | skipped,
         backlog=drained,
+        delayed=delayed,
         ratios=ratios(measured),
     )
-    failed = any(figures.skipped for figures in measured.values()) or (backlog > 0 and drained is None)
+    failed = any(figures.skipped for figures in measured.values())
+    failed = failed or (backlog > 0 and drained is None) or (far > 0 and delayed is None)
     return results, failed
 
 
@@ -120,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, help="repetitions of each workload")
     parser.add_argument("--seconds", type=float, help="length of one repetition")
     parser.add_argument("--slots", type=int, default=100, help="tasks a worker runs at once (Warren, Taskiq)")
-    parser.add_argument("--backlog", type=int, help="tasks to queue before a worker starts; 0 leaves that out")
+    parser.add_argument("--backlog", type=int, help="tasks to queue, and to delay; 0 leaves both out")
     parser.add_argument("--json", type=Path, help="where the figures go; default: into docs/ after a whole run")
     parser.add_argument("--picture", type=Path, help="where the picture goes; default: into docs/ after a whole run")
     parser.add_argument("--workdir", type=Path, help="folder on the disk to measure on; default: the temporary one")
@@ -168,6 +174,16 @@ def _drain(broker: infrastructure.Broker, site: Site, tasks: int, seconds: float
         return None
     steps.step(f"backlog of {tasks:,}: {backlog.rate:,.0f} tasks/s, scheduler {backlog.scheduler_peak_mb:,.0f} MB")
     return backlog
+
+
+def _delay(broker: infrastructure.Broker, site: Site, tasks: int, steps: Steps) -> Delayed | None:
+    try:
+        delayed = DelayedRun(broker, site, tasks).run()
+    except BenchError as error:
+        steps.step(f"delayed tasks failed: {error}")
+        return None
+    steps.step(f"delayed: late by {delayed.p50_ms:.1f} ms, p99 {delayed.p99_ms:.1f} ms, {delayed.early} too early")
+    return delayed
 
 
 def _write(results: Results, options: argparse.Namespace) -> None:

@@ -33,6 +33,9 @@ class Backlogged(Protocol):
     def fill(self, n: int) -> float:
         """Submit `n` tasks, and return the seconds until the last was accepted."""
 
+    def delayed(self, n: int) -> list[float]:
+        """Submit `n` tasks for tomorrow, then some that become due; return by how many seconds each was late."""
+
     def idle(self, until: Callable[[], None]) -> None:
         """Stay connected and be told results until `until`, called in a thread, returns."""
 
@@ -49,6 +52,9 @@ def main() -> None:
     try:
         if options.workload == "backlog":
             _backlog(cast("Backlogged", session), options.n)
+        elif options.workload == "delayed":
+            say(Report("begin"))
+            say(Report("end", latencies=cast("Backlogged", session).delayed(options.n)))
         elif options.workload == "round_trip":
             _round_trip(session, options.n, options.seconds)
         else:

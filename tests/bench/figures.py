@@ -74,6 +74,27 @@ class Backlog(msgspec.Struct):
     database_mb: float
 
 
+class Delayed(msgspec.Struct):
+    """Warren with very many tasks that are far off, while others become due.
+
+    Args:
+        tasks: how many are far off.
+        due: how many became due.
+        rate: of them a second.
+        p50_ms, p99_ms: milliseconds from when a task was due until its function ran.
+        early: how many ran before they were due; none may.
+        scheduler_peak_mb: megabytes of the scheduler's resident memory at most.
+    """
+
+    tasks: int
+    due: int
+    rate: int
+    p50_ms: float
+    p99_ms: float
+    early: int
+    scheduler_peak_mb: float
+
+
 class Results(msgspec.Struct):
     """All that `docs/bench.json` holds."""
 
@@ -86,6 +107,7 @@ class Results(msgspec.Struct):
     versions: dict[str, str]
     systems: dict[str, SystemFigures]
     backlog: Backlog | None = None
+    delayed: Delayed | None = None
     ratios: dict[str, dict[str, float]] = {}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench.figures import Results, Workload
+from tests.bench.figures import Delayed, Results, Workload
 
 WORKLOADS = {
     "bulk": "no-op tasks, all results",
@@ -14,6 +14,7 @@ WORKLOADS = {
 }
 BUDGETS = {"bulk": 20_000, "single": 10_000, "threads": 8_000, "accepted": 80_000, "p50": 2.0, "p99": 5.0}
 BACKLOG_SHARE, BACKLOG_MB = 0.8, 250.0
+LATE_MS = 100.0
 PEER_BUDGETS = {"celery": 15.0, "dramatiq": 8.0, "taskiq": 10.0}
 
 Read = Callable[[Workload], float | None]
@@ -57,6 +58,8 @@ def _speed(results: Results) -> Table:
             table.add_row(title, f"{BUDGETS[budget]:,g}", *cells)
     if results.backlog is not None:
         _add_backlog(table, results, len(names))
+    if results.delayed is not None:
+        _add_delayed(table, results.delayed, len(names))
     return table
 
 
@@ -67,6 +70,14 @@ def _add_backlog(table: Table, results: Results, columns: int) -> None:
     least = _budget_of_drain(results)
     table.add_row(f"drain of {backlog.tasks:,} queued (tasks/s)", least, f"{backlog.rate:,.0f}", *padding)
     table.add_row("  scheduler's peak (MB)", f"< {BACKLOG_MB:g}", f"{backlog.scheduler_peak_mb:,.0f}", *padding)
+
+
+def _add_delayed(table: Table, delayed: Delayed, columns: int) -> None:
+    padding = [""] * (columns - 1)
+    late = f"{delayed.p50_ms:.1f} / {delayed.p99_ms:.1f}"
+    table.add_row(f"due at {delayed.rate:,}/s: late by, p50 / p99 (ms)", f"{LATE_MS:g}", late, *padding)
+    title = f"  scheduler's peak (MB), {delayed.tasks:,} far off"
+    table.add_row(title, f"< {BACKLOG_MB:g}", f"{delayed.scheduler_peak_mb:,.0f}", *padding)
 
 
 def _budget_of_drain(results: Results) -> str:

@@ -22,6 +22,7 @@ from common.errors import (
     UnknownTask,
 )
 from common.ids import new_task_id
+from common.options import TaskOptions
 from common.tasks import Registry, call, task
 from common.topology import Topology
 from deploy.local import Broker
@@ -84,6 +85,17 @@ async def test_options_and_a_typed_result(scheduler: StandIn, client: AsyncClien
     assert (total, type(total)) == (5.0, float)
     sent = scheduler.tasks[handle.id]
     assert (sent.queue, sent.priority) == ("math", 9)
+
+
+async def test_what_is_said_about_a_task_travels_with_it(scheduler: StandIn, client: AsyncClient) -> None:
+    later = client.options(expires_in=60, key="anna")
+    handles = [await later.submit("add", 1), *await later.options(unique=True).submit_many([call("add", 2)])]
+    assert [await handle.result(5) for handle in handles] == [1, 2]
+
+    one, other = (scheduler.tasks[handle.id].options for handle in handles)
+    assert one == TaskOptions(expires_in=60.0, key="anna")
+    assert other is not None
+    assert str(other.unique).startswith("add:")
 
 
 async def test_as_completed_yields_each_handle_when_it_is_done(scheduler: StandIn, client: AsyncClient) -> None:

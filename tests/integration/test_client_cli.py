@@ -26,7 +26,7 @@ def run(command: object, *arguments: str) -> Result:
 
 
 def test_submit_and_wait(scheduler: StandIn) -> None:
-    done = run(submit, "add", "2", "3", "--wait", "--timeout", "5")
+    done = run(submit, "add", "2", "3", "--wait", "--wait-timeout", "5")
     assert (done.exit_code, done.output) == (0, "5\n")
 
 
@@ -73,8 +73,8 @@ def test_a_task_that_does_not_succeed_is_exit_code_1(scheduler: StandIn, name: s
 
 
 def test_the_end_of_the_wait_is_exit_code_3(scheduler: StandIn) -> None:
-    done = run(submit, "never", "--wait", "--timeout", "0.1")
-    machine = run(submit, "never", "--wait", "--timeout", "0.1", "--json")
+    done = run(submit, "never", "--wait", "--wait-timeout", "0.1")
+    machine = run(submit, "never", "--wait", "--wait-timeout", "0.1", "--json")
 
     assert (done.exit_code, done.stdout, machine.exit_code) == (3, "", 3)
     assert scheduler.tasks.keys() == {done.stderr.split()[6], json.loads(machine.stdout)["id"]}

@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,6 +25,7 @@ from common.errors import (
     UnknownTask,
 )
 from common.ids import new_task_id
+from common.options import TaskOptions
 from common.tasks import Registry, call, task
 from common.topology import Topology
 from deploy.local import Broker
@@ -104,6 +106,18 @@ def test_options_are_apart_from_arguments(scheduler: StandIn, client: Client) ->
     sent = client.options(queue="mail", priority=9).submit("echo", 1, queue="argument").result(5)
 
     assert sent == {"args": [1], "kwargs": {"queue": "argument"}, "queue": "mail", "priority": 9}
+
+
+def test_what_is_said_about_a_task_travels_with_it(scheduler: StandIn, client: Client) -> None:
+    later = client.options(delay=timedelta(hours=1), retries=5, labels={"a": "1"})
+    one = later.options(retries=3, labels={"b": "2"}).submit("add", 1)
+    many = later.submit_many([call("add", 2)])
+
+    eventually(lambda: len(scheduler.tasks) == 2)
+    assert scheduler.tasks[one.id].options == TaskOptions(delay=3600.0, retries=3, labels={"a": "1", "b": "2"})
+    assert scheduler.tasks[many[0].id].options == TaskOptions(delay=3600.0, retries=5, labels={"a": "1"})
+    with pytest.raises(InvalidTask, match="delay"):
+        client.options(delay=-1)
 
 
 def test_a_task_function_brings_its_defaults_and_its_result_type(scheduler: StandIn, client: Client) -> None:

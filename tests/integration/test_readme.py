@@ -20,6 +20,7 @@ import pytest
 
 from common import Client, Handle
 from common.settings import ClientSettings
+from common.tasks import registry
 from deploy.local import Broker
 from tests.support import readme
 from tests.support.conditions import wait_until
@@ -28,6 +29,7 @@ from tests.support.services import ROOT, ServiceProcess
 SCRIPTS = Path(sys.executable).parent
 SYNC = "from common import AsyncClient, Client, call"
 ASYNC = "async with AsyncClient("
+LIFE = "with Client() as client:\n    job ="
 UUID = re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 
 
@@ -126,7 +128,7 @@ def test_asking_later(shell: Shell, broker: Broker, namespace: str) -> None:
 
 
 def test_the_shell_block(shell: Shell) -> None:
-    submit, status, result = (shlex.split(line) for line in readme.commands("warren submit"))
+    submit, status, result = (shlex.split(line) for line in readme.commands("warren submit add"))
     assert shell.run(*submit) == "5\n"
     done = json.loads(shell.run(*submit, "--json"))
     assert (done["state"], done["result"]) == ("succeeded", 5)
@@ -137,6 +139,38 @@ def test_the_shell_block(shell: Shell) -> None:
     assert json.loads(shell.run(*status, "--json"))["state"] == "succeeded"
     assert shell.run(*result) == "5\n"
     assert json.loads(shell.run(*result, "--json")) == done
+
+
+def test_the_block_about_the_life_of_tasks(shell: Shell) -> None:
+    program = readme.block("python", SYNC).splitlines()[0] + "\n" + readme.block("python", LIFE)
+    first, second, results, *others = shell.run(sys.executable, "-W", "error", "-c", program).splitlines()
+
+    assert (first, second, results) == ("cancelled", "cancelled", "5 5")
+    assert others[0].startswith("TaskStatus(")
+    assert others[-1].endswith(" cancelled")
+    assert len(others) == 1 + 100
+
+
+def test_the_block_of_a_decorator() -> None:
+    names: dict[str, object] = {}
+    exec(readme.block("python", "from common import Fail"), names)
+    policy = registry.pop("load").policy
+    assert (policy.timeout, policy.retries, policy.retry_on) == (60.0, 3, ("OSError", "TimeoutError"))
+
+
+def test_the_shell_block_about_the_life_of_tasks(shell: Shell) -> None:
+    submit, tasks, cancel, dead, replay = (shlex.split(line) for line in readme.commands("warren submit nap"))
+    task_id = shell.run(*submit).strip()
+    divide = json.loads(shell.run("warren", "submit", "divide", "1", "0", "--json"))["id"]
+    wait_until(lambda: shell.run(*dead) != "", 20.0, "it has failed")
+
+    assert shell.run(*tasks).splitlines()[1].split()[:2] == [task_id, "scheduled"]
+    assert shell.run(*cancel) == "1 cancelled\n"
+    assert shell.run(*dead).splitlines()[1].split()[0] == divide
+    assert shell.run(*replay).startswith(f"{divide}  replayed as ")
+    for command in readme.inline("warren "):
+        if command.split()[1] not in ("worker",):
+            assert "Usage" in shell.run(*shlex.split(command), "--help")
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -176,6 +210,7 @@ def test_the_types(tmp_path: Path) -> None:
         f"from typing import assert_type\nfrom common import Handle\nfrom examples.tasks import add\n{sync}"
         f"    assert_type({typed}, {expected})\n"
         f"async def main() -> None:\n{textwrap.indent(other, '    ')}"
+        f"{readme.block('python', LIFE)}{readme.block('python', 'from common import Fail')}"
     )
     argv = [sys.executable, "-m", "mypy", str(program)]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)

@@ -13,7 +13,7 @@ import pytest
 from common.errors import BrokerError
 from common.ids import new_task_id
 from common.states import State
-from common.wire import TYPES, Beat, Bundle, ErrorKind, Reply
+from common.wire import Beat, Bundle, ErrorKind, Reply
 from deploy.local import Broker
 from tests.support.producer import Producer
 from tests.support.running_scheduler import ParkedRow, RunningScheduler
@@ -79,7 +79,7 @@ BAD_SUBMISSIONS: dict[str, tuple[str, bytes, dict[str, Any]]] = {
     "NaN in arguments": ("undecodable", submission(task(b"[NaN]")), {}),
     "no type": ("unknown_type", submission(task()), {"type": ""}),
     "an unknown version": ("unknown_type", submission(task()), {"type": "warren.submission.v2"}),
-    "a reply": ("unknown_type", submission(task()), {"type": TYPES[Reply]}),
+    "a reply": ("unknown_type", submission(task()), {"type": Reply.TYPE}),
     "no user": ("no_user", submission(task()), {"user_id": None}),
     "a foreign reply_to": ("foreign_reply_to", submission(task()), {"reply_to": "amq.gen-somebody"}),
     "the reply queue as reply_to": ("foreign_reply_to", submission(task()), {"reply_to": "NAMESPACE.reply"}),
@@ -218,11 +218,11 @@ async def test_properties_that_cannot_be_read_do_not_cost_the_connection(
 # --- replies -----------------------------------------------------------------------------------------------------
 
 BAD_REPLIES: dict[str, tuple[bytes, dict[str, Any]]] = {
-    **{name: (body, {"type": TYPES[Reply]}) for name, body in NOT_A_MESSAGE.items() if name != "a duplicated key"},
+    **{name: (body, {"type": Reply.TYPE}) for name, body in NOT_A_MESSAGE.items() if name != "a duplicated key"},
     "no type": (b'{"worker":"w","outcomes":[]}', {}),
     "an unknown version": (b'{"worker":"w","outcomes":[]}', {"type": "warren.reply.v9"}),
     "a barrier that is none": (b'{"token":5}', {"type": "warren.barrier.v1"}),
-    "an outcome that is none": (b'{"worker":"w","outcomes":[{"id":"x"}]}', {"type": TYPES[Reply]}),
+    "an outcome that is none": (b'{"worker":"w","outcomes":[{"id":"x"}]}', {"type": Reply.TYPE}),
 }
 
 
@@ -248,7 +248,7 @@ async def test_in_a_reply_with_a_bad_outcome_the_others_count(
         for held, kind in zip(worker.holding.values(), ["succeeded", "exploded", "succeeded"], strict=True)
     ]
     body = json.dumps({"worker": worker.name, "outcomes": outcomes}).encode()
-    await producer.send(body, queue="reply", type=TYPES[Reply])
+    await producer.send(body, queue="reply", type=Reply.TYPE)
     good = [outcomes[0]["id"], outcomes[2]["id"]]
     assert [result.state for result in await producer.results(good)] == ["succeeded", "succeeded"]
     (row,) = await scheduler.rows()
@@ -271,7 +271,7 @@ async def test_a_result_that_cannot_be_stored_fails_the_task_and_no_other(
         for number, each in enumerate(held)
     ]
     body = b'{"worker":"w","outcomes":[' + b",".join(outcomes) + b"]}"
-    await producer.send(body, queue="reply", type=TYPES[Reply])
+    await producer.send(body, queue="reply", type=Reply.TYPE)
     await producer.results(ids)
     assert [producer.told[each.id].state for each in held] == ["succeeded", "failed", "succeeded"]
     error = producer.told[held[1].id].error
@@ -297,7 +297,7 @@ async def test_forged_and_stale_outcomes_change_nothing(
     ):
         outcome = {"id": id_, "lease": held.lease, "attempt": 1, "kind": "succeeded", "result": "forged"} | forged
         body = json.dumps({"worker": "forger", "outcomes": [outcome]}).encode()
-        await producer.send(body, queue="reply", type=TYPES[Reply])
+        await producer.send(body, queue="reply", type=Reply.TYPE)
     await worker.finish()
     result = await producer.result(id_)
     assert (result.state, bytes(result.result)) == ("succeeded", b"5")
@@ -335,7 +335,7 @@ async def test_bad_dead_letters_are_parked(
     scheduler: RunningScheduler, producer: Producer, worker: StandInWorker
 ) -> None:
     for body in NOT_A_MESSAGE.values():
-        await producer.send(body, queue="dead", type=TYPES[Bundle])
+        await producer.send(body, queue="dead", type=Bundle.TYPE)
     await works(producer)
     await eventually(lambda: scheduler.parked.total() >= len(NOT_A_MESSAGE))
     rows = await scheduler.rows()
@@ -366,7 +366,7 @@ async def test_bad_beats_are_dropped_and_the_next_one_is_heard(
 ) -> None:
     workers = scheduler.scheduler._directory.workers
     for body in BAD_BEATS.values():
-        await producer.send(body, queue="beat", type=TYPES[Beat], mandatory=False)
+        await producer.send(body, queue="beat", type=Beat.TYPE, mandatory=False)
     heard = workers[worker.name].beat.number
     await eventually(lambda: workers[worker.name].beat.number > heard + 1)
     assert set(workers) == {worker.name}

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from common.ids import new_task_id
+from common.questions import AskKind, Statuses
 from common.states import State
-from common.wire import AskKind, ErrorKind, Statuses, Told
+from common.wire import ErrorKind, Told
 from deploy.local import Broker
 from tests.support.producer import Producer
 from tests.support.running_scheduler import RunningScheduler
@@ -129,8 +130,11 @@ async def test_the_same_id_with_other_content_is_parked_and_the_first_one_stays(
     await producer.submit({"id": id_, "args": [1, 1]})
     await producer.submit({"id": id_, "args": [9, 9]})
     await eventually(lambda: scheduler.parked["submit", "conflict"])
+    refused = await producer.result(id_)
+    assert refused.error is not None
+    assert (refused.state, refused.error.kind, refused.error.type) == ("failed", ErrorKind.REFUSED, "Conflict")
     async with worker:
-        assert bytes((await producer.result(id_)).result) == b"2"
+        await eventually(lambda: bytes(producer.told[id_].result) == b"2")
         (row,) = await scheduler.rows()
         assert (row.origin, row.reason, row.owner) == ("submit", "conflict", producer.connection.user)
         assert b"9" in row.payload

@@ -12,7 +12,8 @@ import pytest
 from common import failpoints
 from common.broker import consumer
 from common.errors import SettingsError
-from common.wire import TYPES, AskKind, Bundle, Isolation
+from common.questions import AskKind
+from common.wire import Bundle, Isolation
 from deploy.local import Broker
 from scheduler_service import gate
 from scheduler_service.storage import engine
@@ -254,7 +255,7 @@ async def test_a_dead_letter_means_that_its_tasks_came_back(
                 bodies.append(message.body)
         await channel.close()
         for body in bodies:
-            await producer.send(body, queue="dead", type=TYPES[Bundle])
+            await producer.send(body, queue="dead", type=Bundle.TYPE)
         async with StandInWorker(broker.url, namespace) as worker:
             assert {result.state for result in await producer.results(ids)} == {"succeeded"}
             assert {each.attempt for each in worker.seen} == {2}

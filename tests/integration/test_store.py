@@ -14,7 +14,7 @@ from common.states import Event, Failed, Held, Lost, Returned, State, Succeeded,
 from common.telemetry import Telemetry
 from common.wire import ErrorInfo, ErrorKind, Isolation
 from scheduler_service import operations
-from scheduler_service.storage import marks, parked, tasks
+from scheduler_service.storage import claims, marks, parked, tasks
 from scheduler_service.storage.parked import ParkedMessage
 from scheduler_service.storage.store import Store
 from scheduler_service.storage.tasks import Placement
@@ -122,7 +122,7 @@ async def test_twice_in_one_batch_is_stored_once(store: Store) -> None:
     accepted = await accept_carefully(store, first, same, other)
     assert (accepted.stored, accepted.conflicts) == ([first], [other])
     assert len(await parked_rows(store)) == 1
-    assert (await store.run(tasks.backlog)) == {"default": 1}
+    assert (await store.run(claims.backlog)) == {"default": 1}
 
 
 async def test_a_large_batch_with_known_ids_is_taken(store: Store) -> None:
@@ -168,8 +168,8 @@ async def test_a_claim_takes_only_of_its_queue(store: Store) -> None:
 async def test_several_queues_are_claimed_in_one_transaction(store: Store) -> None:
     await accept(store, new(), new("email"), new("email"))
     wanted = {"default": placements(1), "email": placements(5, first=2), "none": placements(1, first=7)}
-    claimed = await store.run(operations.claim, wanted, 0, NOW)
-    assert {queue: len(each) for queue, each in claimed.items()} == {"default": 1, "email": 2, "none": 0}
+    claimed = await store.run(operations.claim, wanted, RULES, 0, NOW)
+    assert {queue: len(each.tasks) for queue, each in claimed.items()} == {"default": 1, "email": 2, "none": 0}
 
 
 async def test_a_task_that_comes_back_keeps_its_place_in_the_order(store: Store) -> None:
@@ -265,10 +265,11 @@ async def test_scheduled_tasks_ripen_when_they_are_due(store: Store) -> None:
     id_, lease = await dispatched(store)
     unknown = UnknownFunction(lease, ErrorInfo(ErrorKind.UNKNOWN_FUNCTION, "Unknown", "add"))
     await apply(store, (id_, unknown))
-    assert await store.run(tasks.next_due) == NOW + 3
-    assert await store.run(operations.ripen, RULES, 10, NOW + 2.9) == []
-    assert [stored.id for stored in await store.run(operations.ripen, RULES, 10, NOW + 3)] == [id_]
-    assert await store.run(tasks.next_due) is None
+    early = await store.run(operations.ripen, RULES, 10, NOW + 2.9)
+    assert (early.due, early.next) == ([], NOW + 3)
+    ripened = await store.run(operations.ripen, RULES, 10, NOW + 3)
+    assert [stored.id for stored in ripened.due] == [id_]
+    assert ripened.next is None
     assert (await load(store, id_)).task.state is State.QUEUED
 
 
@@ -322,12 +323,12 @@ async def test_the_mark_is_written_with_each_transaction_and_read_at_the_start(s
     assert await store.run(mark) == 0
     await store.run(operations.accept, [new(), new("email")], [], 3, NOW)
     assert await store.run(mark) == 3
-    await store.run(operations.claim, {"default": placements(1, first=4)}, 4, NOW)
+    await store.run(operations.claim, {"default": placements(1, first=4)}, RULES, 4, NOW)
     assert await store.run(mark) == 4
     await apply(store, mark=5)
     assert await store.run(mark) == 5
     await store.run(operations.write_mark, 6)
-    outset = await store.run(operations.outset)
+    outset = await store.run(operations.outset, NOW)
     assert (outset.confirmed, outset.backlog) == (6, {"email": 1})
     assert [(each.number, each.assignment.lease) for each in outset.dispatched] == [(4, "lease-4")]
 

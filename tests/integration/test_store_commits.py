@@ -11,7 +11,7 @@ from common.errors import StoreConflict, StoreRefused, StoreUnavailable
 from common.telemetry import Telemetry
 from scheduler_service import operations
 from scheduler_service.events import StoreCommitted
-from scheduler_service.storage import tasks
+from scheduler_service.storage import claims, tasks
 from scheduler_service.storage.store import Store
 from tests.support.storage import NOW, Blocked, accept, new
 
@@ -30,7 +30,7 @@ async def test_transactions_that_meet_share_one_commit(store: Store, commits: li
         running = [asyncio.create_task(accept(store, task)) for task in batch]
     await asyncio.gather(*running)
     assert commits == [1, 5]
-    assert await store.run(tasks.backlog) == {"default": 5}
+    assert await store.run(claims.backlog) == {"default": 5}
 
 
 async def test_one_that_fails_spoils_no_other(store: Store, commits: list[int]) -> None:
@@ -53,7 +53,7 @@ async def test_one_that_fails_spoils_no_other(store: Store, commits: list[int]) 
         operations.Accepted,
         ValueError,
     ]
-    assert await store.run(tasks.backlog) == {"default": 4}
+    assert await store.run(claims.backlog) == {"default": 4}
     assert store.failure == ""
 
 
@@ -63,7 +63,7 @@ async def test_who_stops_waiting_does_not_undo_the_transaction(store: Store) -> 
         await asyncio.sleep(0)
         waiting.cancel()
     await asyncio.wait([waiting])
-    assert await store.run(tasks.backlog) == {"default": 1}
+    assert await store.run(claims.backlog) == {"default": 1}
 
 
 async def test_a_refused_value_is_no_failure_of_the_store(store: Store) -> None:
@@ -86,6 +86,6 @@ async def test_a_stopped_store_finishes_what_it_was_given_and_takes_no_more(stor
     again = Store(database, telemetry=Telemetry())
     await again.start()
     try:
-        assert await again.run(tasks.backlog) == {"default": 40}
+        assert await again.run(claims.backlog) == {"default": 40}
     finally:
         await again.stop()

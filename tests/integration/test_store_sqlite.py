@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
+from alembic.config import Config
 from sqlalchemy import Connection
 
 from common.errors import SettingsError, StoreOutOfDate, StoreUnavailable
 from common.telemetry import Telemetry
+from scheduler_service import operations
 from scheduler_service.events import StoreFailed
-from scheduler_service.storage import engine, tasks
+from scheduler_service.storage import claims, engine, tasks
 from scheduler_service.storage.engine import open_engine
 from scheduler_service.storage.migrate import migrate
 from scheduler_service.storage.store import Store
-from tests.support.storage import accept, new
+from tests.support.storage import NOW, RULES, accept, new
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +76,7 @@ async def test_a_locked_database_is_unavailable_until_it_is_not(file: Path) -> N
         other.execute("ROLLBACK")
         await accept(store, new())
         assert store.failure == ""
-        assert await store.run(tasks.backlog) == {"default": 2}
+        assert await store.run(claims.backlog) == {"default": 2}
     finally:
         other.close()
         await store.stop()
@@ -119,7 +122,7 @@ async def test_a_full_disk_loses_nothing_and_the_store_recovers_when_there_is_ro
         filler.unlink()
         await accept(store, *large)
         assert store.failure == ""
-        assert await store.run(tasks.backlog) == {"default": kept + len(large)}
+        assert await store.run(claims.backlog) == {"default": kept + len(large)}
         check = await store.run(lambda connection: connection.exec_driver_sql("PRAGMA integrity_check").scalar())
         assert check == "ok"
     finally:
@@ -199,6 +202,31 @@ def test_the_schema_is_brought_up_to_date_once(file: Path) -> None:
         assert migrate(opened) == revision != ""
     finally:
         opened.dispose()
+
+
+async def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_that_is_in_it(file: Path) -> None:
+    config = Config()
+    config.set_main_option("script_location", "scheduler_service:storage/migrations")
+    config.set_main_option("path_separator", "os")
+    opened = open_engine(f"sqlite:///{file}")
+    with opened.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.exec_driver_sql(
+            "INSERT INTO tasks (id, task, queue, priority, state, args, kwargs, owner, submitted_at, attempt, lease,"
+            " isolation, crashes, held, dispatch, due_at) VALUES"
+            " ('old', 'add', 'default', 4, 'scheduled', '[1]', '{}', 'anna', 1.0, 1, '', 'none', 0, 0, 0, 2.0)"
+        )
+    opened.dispose()
+    store = a_store(file)
+    await store.start()
+    try:
+        (stored,) = (await store.run(tasks.load, ["old"])).values()
+        assert (stored.task.failures, stored.task.expires_at, stored.options, stored.aliased) == (0, None, None, False)
+        ripened = await store.run(operations.ripen, RULES, 10, NOW)
+        assert [each.id for each in ripened.due] == ["old"]
+    finally:
+        await store.stop()
 
 
 @pytest.mark.parametrize(

@@ -272,7 +272,7 @@ async def test_children_of_a_killed_worker_die(broker: Broker, namespace: str) -
         child = json.loads(bytes((await scheduler.outcome(describe)).result))["pid"]
         assert child != worker.pid
         below = _below(worker.pid)
-        assert len(below) == 2, "the zygote and the one that sleeps"
+        assert len(below) == 3, "the zygotes, of suspects and of the pool, and the one that sleeps"
         worker.kill()
         await worker.wait()
         await scheduler.until(lambda: not any(_runs(pid) for pid in below), what="the end of the children")

@@ -34,7 +34,8 @@ async def test_the_death_of_a_suspect_is_its_outcome(
         outcome = await scheduler.outcome(suspect)
         assert outcome.kind is OutcomeKind.FAILED
         assert outcome.error is not None
-        assert (outcome.error.kind, outcome.error.message) == (ErrorKind.CRASHED, says)
+        assert outcome.error.kind is ErrorKind.CRASHED
+        assert outcome.error.message.startswith(says)
         assert (await scheduler.outcome(neighbour)).kind is OutcomeKind.SUCCEEDED
         again = assignment("add", 3, 4, isolation=CHILD)
         await scheduler.send(again)

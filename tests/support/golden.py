@@ -7,9 +7,26 @@ from typing import Final
 
 from msgspec import Raw, Struct
 
-from common.wire import (
+from common.options import Backoff, BackoffKind, Policy, TaskOptions
+from common.questions import (
     Ask,
     AskKind,
+    AttemptRecord,
+    Cancel,
+    Cancelled,
+    Dead,
+    DeadLetter,
+    DeadLetters,
+    DeadVerb,
+    Filter,
+    ListTasks,
+    Progress,
+    ProgressReport,
+    Statuses,
+    TaskStatus,
+)
+from common.wire import (
+    Advice,
     Assignment,
     Barrier,
     Beat,
@@ -23,11 +40,9 @@ from common.wire import (
     OutcomeKind,
     Reply,
     ReturnReason,
-    Statuses,
     Submission,
     TaskMessage,
     TaskResult,
-    TaskStatus,
     Told,
 )
 
@@ -45,6 +60,27 @@ MESSAGES: Final[dict[str, Struct]] = {
             TaskMessage(ADD, "add", Raw(b"[2,3]")),
             TaskMessage(
                 MAIL, "mail.send", Raw(b'["anna@example.org"]'), Raw('{"subject":"Grüße"}'.encode()), "email", 7
+            ),
+        ]
+    ),
+    "submission-with-options": Submission(
+        [
+            TaskMessage(
+                MAIL,
+                "mail.send",
+                Raw(b'["anna@example.org"]'),
+                options=TaskOptions(
+                    delay=3600.0,
+                    expires_in=86400.0,
+                    timeout=30.0,
+                    retries=5,
+                    backoff=Backoff(BackoffKind.LINEAR, 10.0),
+                    give_up_on=("NoSuchAddress",),
+                    result_ttl=604800.0,
+                    idempotency_key="welcome-anna",
+                    key="customer-7",
+                    labels={"campaign": "spring"},
+                ),
             ),
         ]
     ),
@@ -74,6 +110,37 @@ MESSAGES: Final[dict[str, Struct]] = {
             Outcome("0193b0de-7c00-7000-8000-000000000004", LEASES[3], 1, OutcomeKind.HELD),
         ],
     ),
+    "bundle-with-policy": Bundle(
+        "default",
+        [
+            Assignment(
+                ADD,
+                "add",
+                LEASES[0],
+                1,
+                Raw(b"[2,3]"),
+                policy=Policy(timeout=10.0, retries=3, backoff=Backoff(BackoffKind.LINEAR, 2.0), retry_on=("OSError",)),
+                starts_within=30.0,
+            )
+        ],
+    ),
+    "reply-of-failures": Reply(
+        WORKER,
+        [
+            Outcome(
+                MAIL,
+                LEASES[1],
+                2,
+                OutcomeKind.FAILED,
+                error=ErrorInfo(ErrorKind.RETRY, "Retry", "the server is busy"),
+                run_seconds=1.5,
+                advice=Advice(after=30.0, retries=5, backoff=Backoff(cap=60.0)),
+            ),
+            Outcome(CRASH, LEASES[2], 3, OutcomeKind.RETURNED, reason=ReturnReason.CANCELLED),
+        ],
+    ),
+    "progress": ProgressReport(WORKER, {LEASES[0]: Progress(3.0, 10.0, "page 3", 1733200000.0)}),
+    "control-cancel": Control(ControlVerb.CANCEL, leases=[LEASES[0], LEASES[1]]),
     "barrier": Barrier("kZ0a1b2c3d4e5f6g"),
     "told": Told(
         [
@@ -92,6 +159,68 @@ MESSAGES: Final[dict[str, Struct]] = {
             ),
         ],
         [CRASH],
+    ),
+    "statuses-of-one": Statuses(
+        [
+            TaskStatus(
+                MAIL,
+                "running",
+                "mail.send",
+                "email",
+                attempt=2,
+                worker=WORKER,
+                submitted_at=1733200001.25,
+                dispatched_at=1733200012.5,
+                expires_at=1733286401.25,
+                failures=1,
+                progress=Progress(3.0, 10.0, "page 3", 1733200013.0),
+                attempts=[
+                    AttemptRecord(
+                        1, 1733200002.5, WORKER, ErrorInfo(ErrorKind.TIMEOUT, "TaskTimeout", "longer than 30 s")
+                    )
+                ],
+                key="customer-7",
+                labels={"campaign": "spring"},
+            )
+        ]
+    ),
+    "list": ListTasks(
+        Filter(states=["failed", "expired"], task="mail.send", labels={"campaign": "spring"}, since=1733200000.0),
+        after=4711,
+        limit=200,
+    ),
+    "list-page": Statuses(
+        [TaskStatus(MAIL, "failed", "mail.send", "email", submitted_at=1733200001.25, finished_at=1733200014.0)],
+        next=4017,
+    ),
+    "cancel": Cancel(Filter(ids=[ADD, MAIL, CRASH])),
+    "cancel-by-filter": Cancel(Filter(states=["scheduled", "queued", "dispatched"], queue="email"), after=4711),
+    "cancelled": Cancelled({ADD: "succeeded", MAIL: "cancelled"}, [CRASH]),
+    "dead": Dead(DeadVerb.REPLAY, Filter(task="mail.send"), "timeout", limit=200),
+    "dead-parked": Dead(DeadVerb.SHOW, parked=[12]),
+    "dead-letters": DeadLetters(
+        [
+            DeadLetter(
+                MAIL,
+                0,
+                1733200014.0,
+                "email",
+                "timeout",
+                "longer than 30 s",
+                "mail.send",
+                "email",
+                "0193b0de-7c00-7000-8000-000000000009",
+            ),
+            DeadLetter(
+                parked=12,
+                at=1733200020.0,
+                origin="submit",
+                reason="undecodable",
+                detail="$.tasks: not an array",
+                payload='{"tasks": {}}',
+            ),
+        ],
+        "t4711",
     ),
     "beat": Beat(
         WORKER,

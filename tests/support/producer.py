@@ -8,10 +8,13 @@ from typing import Any, Self
 
 from common.broker import Connection, Consumer, Delivery, Publisher
 from common.ids import new_nonce, new_task_id
+from common.questions import Ask, AskKind, Cancel, Cancelled, DeadLetters, Filter, Statuses
 from common.telemetry import Telemetry
 from common.topology import Topology
-from common.wire import TYPES, Ask, AskKind, Statuses, Submission, TaskResult, Told, decode
+from common.wire import Message, Submission, TaskResult, Told, decode, encode
 from tests.support.waiting import eventually
+
+_ANSWERS: dict[str, type[Message]] = {kind.TYPE: kind for kind in (Statuses, Cancelled, DeadLetters)}
 
 
 class Producer:
@@ -32,7 +35,7 @@ class Producer:
         self.inbox = queue.name
         self.told: dict[str, TaskResult] = {}
         self.times: dict[str, int] = {}
-        self.answers: dict[str, Told | Statuses] = {}
+        self.answers: dict[str, Any] = {}
         self._consumer = Consumer(self.connection, queue, self._arrived, prefetch=0, no_ack=True)
 
     async def __aenter__(self) -> Self:
@@ -47,8 +50,9 @@ class Producer:
         await self.connection.stop()
 
     def _arrived(self, delivery: Delivery) -> None:
-        if delivery.type == TYPES[Statuses]:
-            self.answers[delivery.correlation_id or ""] = decode(Statuses, delivery.body)
+        kind = _ANSWERS.get(delivery.type or "")
+        if kind is not None:
+            self.answers[delivery.correlation_id or ""] = decode(kind, delivery.body)
             return
         told = decode(Told, delivery.body)
         for result in told.results:
@@ -66,7 +70,7 @@ class Producer:
         given: dict[str, Any] = {}
         if queue in ("submit", "request"):
             given = {"user_id": self.connection.user, "reply_to": self.inbox}
-            given["type"] = TYPES[Submission if queue == "submit" else Ask]
+            given["type"] = (Submission if queue == "submit" else Ask).TYPE
         await self.publisher.publish(exchange, queue, body, **(given | properties))
 
     async def submit(self, *tasks: dict[str, Any], **properties: Any) -> list[str]:
@@ -95,6 +99,23 @@ class Producer:
         await self.send(body, queue="request", correlation_id=token)
         answer: Told | Statuses = await eventually(lambda: self.answers.get(token))
         return answer
+
+    async def request(self, message: Message) -> Any:
+        """The answer to any question."""
+        token = new_nonce()
+        await self.send(encode(message), queue="request", type=message.TYPE, correlation_id=token)
+        return await eventually(lambda: self.answers.get(token))
+
+    async def cancel(self, *ids: str, **where: Any) -> dict[str, str]:
+        """Cancel tasks by id or by filter; the states of all pages."""
+        states: dict[str, str] = {}
+        after = None
+        while True:
+            page = await self.request(Cancel(Filter(ids=list(ids) or None, **where), after))
+            states |= page.states
+            after = page.next
+            if after is None:
+                return states
 
     async def status(self, id_: str) -> dict[str, Any]:
         """What the scheduler says of one task, by field."""

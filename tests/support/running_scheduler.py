@@ -42,6 +42,7 @@ class RunningScheduler:
 
     Attributes:
         parked: how often what was parked, by (origin, reason).
+        submitted: how many tasks were stored.
         lost: dispatches that were found in nobody's hands, and those of them that became suspects.
     """
 
@@ -59,10 +60,15 @@ class RunningScheduler:
         self.lost: Counter[str] = Counter()
         self.scheduler.telemetry.on(events.Parked, self._on_parked)
         self.scheduler.telemetry.on(events.Lost, self._on_lost)
+        self.scheduler.telemetry.on(events.Submitted, self._on_submitted)
+        self.submitted = 0
         self._task: asyncio.Task[int] | None = None
 
     def _on_parked(self, event: events.Parked) -> None:
         self.parked[event.origin, event.reason] += event.count
+
+    def _on_submitted(self, event: events.Submitted) -> None:
+        self.submitted += sum(event.by_queue.values())
 
     def _on_lost(self, event: events.Lost) -> None:
         self.lost["lost"] += event.count
@@ -128,11 +134,11 @@ class RunningScheduler:
             found = connection.execute(text(f"SELECT {columns} FROM parked ORDER BY seq"))
             return [ParkedRow._make((*row[:5], msgspec.json.decode(row[5]))) for row in found]
 
-        return await self.scheduler._store.run(read)
+        return await self.scheduler.store.run(read)
 
     async def task(self, id_: str) -> Task:
         """A task as it is stored."""
-        return (await self.scheduler._store.run(tasks.load, [id_]))[id_].task
+        return (await self.scheduler.store.run(tasks.load, [id_]))[id_].task
 
     async def executed(self, sql: str) -> None:
         """Run SQL in the scheduler's own connection."""
@@ -140,4 +146,4 @@ class RunningScheduler:
         def run(connection: Connection) -> None:
             connection.exec_driver_sql(sql)
 
-        await self.scheduler._store.run(run)
+        await self.scheduler.store.run(run)

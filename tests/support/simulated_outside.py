@@ -11,12 +11,14 @@ from random import Random
 
 from msgspec import Raw
 
+from common.options import Backoff
 from common.states import Event, Failed, Returned, Succeeded, Task, UnknownFunction
-from common.wire import Assignment, Beat, ErrorInfo, ErrorKind, Isolation
+from common.wire import Advice, Assignment, Beat, ErrorInfo, ErrorKind, Isolation
 from scheduler_service.fleet.directory import Directory
 
 QUEUE = "default"
 SLOTS = 4
+FLAKY = Advice(retries=3, backoff=Backoff(base=0.2))
 
 
 class Violation(AssertionError):
@@ -35,6 +37,7 @@ class Faults:
         amnesia: the broker comes back without its data.
         double: chance that a reply or a submission comes twice.
         unknown: chance that a publish arrives but its confirm does not.
+        cancel: somebody cancels an unfinished task.
     """
 
     kill: float = 0.0
@@ -44,6 +47,7 @@ class Faults:
     amnesia: float = 0.0
     double: float = 0.0
     unknown: float = 0.0
+    cancel: float = 0.0
 
     @property
     def may_run_twice_at_once(self) -> bool:
@@ -53,7 +57,11 @@ class Faults:
 
 @dataclass
 class Row:
-    """A stored task. `kind` is what its function does: fine, raises, kills (its process), massacre (the worker)."""
+    """A stored task.
+
+    `kind` is what its function does: fine, raises, flaky (raises twice), kills (its process), massacre (the worker);
+    hasty is fine, and has to be started soon.
+    """
 
     id: str
     kind: str
@@ -178,6 +186,9 @@ class Outside:
         self.busy[task.id] -= 1
         if task.task == "kills":
             event: Event = Failed(task.attempt, task.lease, ErrorInfo(ErrorKind.CRASHED, "Crashed", "signal 9"))
+        elif task.task == "flaky" and self.runs[task.id] < 3:
+            error = ErrorInfo(ErrorKind.EXCEPTION, "ValueError", task.id)
+            event = Failed(task.attempt, task.lease, error, FLAKY, self.dice.random())
         elif task.task == "raises":
             event = Failed(task.attempt, task.lease, ErrorInfo(ErrorKind.EXCEPTION, "ValueError", task.id))
         else:
@@ -219,6 +230,19 @@ class Outside:
             worker.cut = True
             self.die(worker)
             self.be_born()
+
+    def told_to_stop(self, lease: str) -> None:
+        """A control message has reached those workers that are there and listen; a running one may not care."""
+        for worker in self.workers:
+            for tasks in (worker.waiting, worker.running):
+                for task in [task for task in tasks if task.lease == lease]:
+                    if worker.cut or (tasks is worker.running and self.dice.random() < 0.5):
+                        continue
+                    tasks.remove(task)
+                    self.busy[task.id] -= tasks is worker.running
+                    self.answer(worker, task, Returned(lease))
+                    if worker not in self.workers:
+                        return
 
     # --- the broker's own faults -------------------------------------------------------------------------------
 

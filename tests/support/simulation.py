@@ -12,12 +12,25 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from common.states import TERMINAL, Due, Event, Lost, Rules, State, Task, Transition, Verdict, transition
+from common.states import (
+    TERMINAL,
+    Cancelled,
+    Due,
+    Event,
+    Expired,
+    Lost,
+    Rules,
+    State,
+    Task,
+    Transition,
+    Verdict,
+    transition,
+)
 from common.wire import Assignment, ErrorKind
 from scheduler_service.bundles import pack
 from scheduler_service.fleet.directory import Directory
 from scheduler_service.fleet.flights import Flights
-from scheduler_service.storage.tasks import ClaimedTask
+from scheduler_service.storage.claims import ClaimedTask
 from tests.support.simulated_outside import QUEUE, SLOTS, Faults, Message, Outside, Row, Violation
 
 LIMIT = 12
@@ -40,6 +53,7 @@ class World(Outside):
         step: the transition function; a mutant of it to see whether the checks can fail.
         marks: how far the store notes that dispatches are confirmed; None does it as Warren does.
         rescue: whether lost dispatches are looked for.
+        lands: whether an answer about a task that is over lets its flight land.
     """
 
     def __init__(
@@ -51,12 +65,14 @@ class World(Outside):
         step: Step = transition,
         marks: Callable[[Flights], int] | None = None,
         rescue: bool = True,
+        lands: bool = True,
     ) -> None:
         super().__init__(seed, faults)
         self.transition = step
         self.marks = marks or (lambda flights: flights.confirmed_up_to)
         self.rescues = rescue
-        kinds = ["fine"] * 16 + ["raises", "kills", "massacre", "unknown"]
+        self.lands = lands
+        kinds = ["fine"] * 14 + ["flaky", "hasty", "raises", "kills", "massacre", "unknown"]
         self.kinds = {f"task-{n}": self.dice.choice(kinds) for n in range(tasks)}
         self.submitted = list(self.kinds)
         self.rows: dict[str, Row] = {}
@@ -110,13 +126,17 @@ class World(Outside):
         batch = self.submitted[: self.dice.randint(1, 8)]
         new = [id_ for id_ in dict.fromkeys(batch) if id_ not in self.rows]
         for id_ in new:
-            self.rows[id_] = Row(id_, self.kinds[id_], Task(State.QUEUED), self.dice.choice([1, 4, 4, 9]))
+            task = Task(State.QUEUED, expires_at=self.now + 2.0 if self.kinds[id_] == "hasty" else None)
+            self.rows[id_] = Row(id_, self.kinds[id_], task, self.dice.choice([1, 4, 4, 9]))
         self.commit()
         if self.fault(self.faults.double):
             return
         del self.submitted[: len(batch)]
 
     def claim(self) -> None:
+        for row in self.rows.values():
+            if row.task.state is State.QUEUED and (row.task.expires_at or self.now + 1) <= self.now:
+                self.apply(row.id, Expired())
         queued = [row for row in self.rows.values() if row.task.state is State.QUEUED]
         self.dispatch(sorted(queued, key=lambda row: -row.priority))
 
@@ -124,6 +144,18 @@ class World(Outside):
         for row in self.rows.values():
             if row.task.state is State.SCHEDULED and (row.task.due_at or 0.0) <= self.now:
                 self.apply(row.id, Due())
+            elif row.task.state in (State.SCHEDULED, State.QUEUED):
+                self.apply(row.id, Expired())
+
+    def cancel(self) -> None:
+        """Somebody cancels; the workers that listen are told."""
+        unfinished = [row for row in self.rows.values() if row.task.state not in TERMINAL]
+        if unfinished:
+            row = self.dice.choice(unfinished)
+            lease = row.task.lease
+            self.apply(row.id, Cancelled())
+            self.flights.cancel([lease])
+            self.told_to_stop(lease)
 
     def publish(self) -> None:
         if not self.publishing:
@@ -169,11 +201,13 @@ class World(Outside):
             raise Violation(f"{id_}: told although it is {step.task.state}")
         if id_ in self.ended and step.task != self.ended[id_]:
             raise Violation(f"{id_} was {self.ended[id_].state} and became {step.task}")
+        if step.verdict is Verdict.CHANGED and step.task.state in TERMINAL:
+            self.ended[id_] = step.task
         if step.verdict is Verdict.CHANGED and before.state is State.DISPATCHED:
-            if step.task.state is not State.DISPATCHED:
+            if step.task.state is not State.DISPATCHED and not isinstance(event, Cancelled):
                 self.flights.land(before.lease, self.now, 0.1)
-            if step.task.state in TERMINAL:
-                self.ended[id_] = step.task
+        elif self.lands and step.verdict is Verdict.REPEATED:
+            self.flights.land(getattr(event, "lease", ""), self.now)
         self.commit()
 
     def rescue(self) -> None:
@@ -217,7 +251,7 @@ class World(Outside):
         scheduler = (self.intake, self.claim, self.ripen, self.publish, self.collect)
         workers = (self.beats, self.deliver, self.start, self.finish)
         weights = dict.fromkeys((*scheduler, *workers), 1.0) | {self.rescue: 0.2}
-        names = ("kill", "freeze", "restart", "purge", "amnesia")
+        names = ("kill", "freeze", "restart", "purge", "amnesia", "cancel")
         faulty = weights | {getattr(self, name): getattr(self.faults, name) for name in names}
         for number in range(steps):
             self.do(faulty)
@@ -226,10 +260,11 @@ class World(Outside):
         # The faults are over; but what they have made possible may still happen.
         self.faults = Faults(freeze=self.faults.freeze, restart=0.0, amnesia=float(self.faults.may_run_twice_at_once))
         for _ in range(20_000):
-            if not self.work_left:
+            if not self.work_left and not any(flight.cancelled for flight in self.flights.by_lease.values()):
                 return self.judge()
             self.do(weights)
-        left = {row.id: row.task for row in self.rows.values() if row.task.state not in TERMINAL}
+        left: object = {row.id: row.task for row in self.rows.values() if row.task.state not in TERMINAL}
+        left = left or self.flights.by_lease
         raise Violation(f"these never ended: {left or self.submitted}")
 
     def do(self, weights: dict[Callable[[], None], float]) -> None:
@@ -246,9 +281,13 @@ class World(Outside):
             raise Violation(f"all is over, and {self.flights.by_lease or self.flights.out(QUEUE)} is counted as out")
 
     def judge_one(self, row: Row, task: Task) -> None:
+        if task.state is State.CANCELLED or (task.state is State.EXPIRED and row.kind == "hasty"):
+            return
         kind = None if task.error is None else task.error.kind
         expected = {
             "fine": None,
+            "flaky": None,
+            "hasty": None,
             "raises": ErrorKind.EXCEPTION,
             "kills": ErrorKind.CRASHED,
             "massacre": ErrorKind.CRASHED,

@@ -9,25 +9,12 @@ from typing import Any, Self
 
 import msgspec
 import pika
-from msgspec import Struct
 from pika.exceptions import AMQPError
 
+from common.questions import Ask, AskKind, AttemptRecord, DeadLetter, Progress, Statuses
 from common.topology import Exchange, Queue, Topology
-from common.wire import (
-    TYPES,
-    Ask,
-    AskKind,
-    ErrorInfo,
-    ErrorKind,
-    Statuses,
-    Submission,
-    TaskMessage,
-    TaskResult,
-    TaskStatus,
-    Told,
-    decode,
-    encode,
-)
+from common.wire import ErrorInfo, ErrorKind, Message, Submission, TaskMessage, TaskResult, Told, decode, encode
+from tests.support.stand_in_questions import answer, describe
 
 
 def _run(task: TaskMessage) -> TaskResult | None:
@@ -63,6 +50,10 @@ class StandIn:
         users: the `user_id` of each message.
         telling: results are told; otherwise they are only given to those who ask.
         answering: questions are answered.
+        silent: so many questions are not answered, whatever `answering` says.
+        progress, attempts, submitted_at: of tasks, by id.
+        parked, replays: dead letters that are no tasks, and the ids of replays by that of the failed task.
+        page: how many tasks are cancelled for one question.
     """
 
     def __init__(self, url: str, namespace: str) -> None:
@@ -77,6 +68,13 @@ class StandIn:
         self.reply_queues: set[str | None] = set()
         self.telling = True
         self.answering = True
+        self.silent = 0
+        self.progress: dict[str, Progress] = {}
+        self.attempts: dict[str, list[AttemptRecord]] = {}
+        self.submitted_at: dict[str, float] = {}
+        self.parked: list[DeadLetter] = []
+        self.replays: dict[str, str] = {}
+        self.page = 1000
         self._reply_to: dict[str, str] = {}
         self._stopping = threading.Event()
         self._ready = threading.Event()
@@ -99,6 +97,10 @@ class StandIn:
     def finish(self, task_id: str, value: Any) -> None:
         """Give a task its result now, and tell it."""
         self.give(task_id, value)
+        self.tell(task_id)
+
+    def tell(self, task_id: str) -> None:
+        """Tell the outcome that a task has."""
         result = self.results[task_id]
         assert self._connection is not None
         self._connection.add_callback_threadsafe(lambda: self._tell(self._reply_to[task_id], Told([result]), None))
@@ -123,7 +125,7 @@ class StandIn:
                 connection.process_data_events(0.05)
 
     def _submitted(self, channel: Any, method: Any, properties: pika.BasicProperties, body: bytes) -> None:
-        assert properties.type == TYPES[Submission]
+        assert properties.type == Submission.TYPE
         assert properties.delivery_mode == 2
         self.users.add(properties.user_id)
         self.reply_queues.add(properties.reply_to)
@@ -133,8 +135,9 @@ class StandIn:
         for task in submission.tasks:
             self.seen[task.id] += 1
             self.tasks[task.id] = task
+            self.submitted_at[task.id] = time.time()
             self._reply_to[task.id] = str(properties.reply_to)
-            result = _run(task)
+            result = None if task.options and (task.options.delay or task.options.run_at) else _run(task)
             if result is not None:
                 self.results[task.id] = result
                 done.append(result)
@@ -143,34 +146,36 @@ class StandIn:
         channel.basic_ack(method.delivery_tag)
 
     def _question(self, channel: Any, method: Any, properties: pika.BasicProperties, body: bytes) -> None:
-        assert properties.type == TYPES[Ask]
         self.users.add(properties.user_id)
+        if self.silent:
+            self.silent -= 1
+            channel.basic_ack(method.delivery_tag)
+            return
+        if properties.type != Ask.TYPE:
+            self._tell(properties.reply_to, answer(self, properties.type, body), properties.correlation_id)
+            channel.basic_ack(method.delivery_tag)
+            return
         ask = decode(Ask, body)
         self.asked.append(ask)
         if self.answering:
-            answer: Struct
+            reply: Message
             if ask.kind is AskKind.WAIT:
                 for task_id in ask.ids:
                     self._reply_to[task_id] = str(properties.reply_to)
-                answer = Told(
+                reply = Told(
                     [self.results[task_id] for task_id in ask.ids if task_id in self.results],
                     [task_id for task_id in ask.ids if task_id not in self.tasks],
                 )
             else:
-                answer = Statuses(
-                    [self._status(task_id) for task_id in ask.ids if task_id in self.tasks],
+                reply = Statuses(
+                    [describe(self, task_id, whole=len(ask.ids) == 1) for task_id in ask.ids if task_id in self.tasks],
                     [task_id for task_id in ask.ids if task_id not in self.tasks],
                 )
-            self._tell(properties.reply_to, answer, properties.correlation_id)
+            self._tell(properties.reply_to, reply, properties.correlation_id)
         channel.basic_ack(method.delivery_tag)
 
-    def _status(self, task_id: str) -> TaskStatus:
-        result = self.results.get(task_id)
-        state = "queued" if result is None else result.state
-        return TaskStatus(task_id, state, self.tasks[task_id].task, self.tasks[task_id].queue)
-
-    def _tell(self, reply_to: str | None, message: Struct, question: str | None) -> None:
-        properties = pika.BasicProperties(type=TYPES[type(message)], correlation_id=question)
+    def _tell(self, reply_to: str | None, message: Message, question: str | None) -> None:
+        properties = pika.BasicProperties(type=message.TYPE, correlation_id=question)
         self._channel.basic_publish("", str(reply_to), encode(message), properties)
 
 

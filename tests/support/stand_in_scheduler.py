@@ -12,6 +12,8 @@ from msgspec import Raw
 from common.broker import BatchConsumer, Connection, Delivery, Publisher, declare
 from common.errors import BrokerError
 from common.ids import new_leases, new_task_id
+from common.options import Policy
+from common.questions import Progress, ProgressReport
 from common.settings import load
 from common.telemetry import Telemetry
 from common.topology import Queue, Topology
@@ -23,10 +25,12 @@ from worker_service.settings import WorkerSettings
 MODULE = "tests.support.worker_tasks"
 
 
-def assignment(task: str, *args: Any, isolation: Isolation = Isolation.NONE, **kwargs: Any) -> Assignment:
+def assignment(
+    task: str, *args: Any, isolation: Isolation = Isolation.NONE, policy: Policy | None = None, **kwargs: Any
+) -> Assignment:
     """One dispatch of a new task."""
     raw_args, raw_kwargs = Raw(msgspec.json.encode(args)), Raw(msgspec.json.encode(kwargs))
-    return Assignment(new_task_id(), task, new_leases(1)[0], 1, raw_args, raw_kwargs, isolation)
+    return Assignment(new_task_id(), task, new_leases(1)[0], 1, raw_args, raw_kwargs, isolation, policy)
 
 
 def worker_settings(url: str, namespace: str, **overrides: Any) -> WorkerSettings:
@@ -60,6 +64,8 @@ class StandInScheduler:
         self.replies: list[Reply] = []
         self.outcomes: dict[str, list[Outcome]] = {}
         self.beats: list[Beat] = []
+        self.reports: list[tuple[float, ProgressReport]] = []
+        """Reports of progress, with the time of their arrival (`time.monotonic`)."""
         self.dead: list[Delivery] = []
         self._news = asyncio.Event()
 
@@ -101,6 +107,19 @@ class StandInScheduler:
             self.topology.control_exchange.name, "all", Control(ControlVerb.PROBE, token), persistent=False
         )
 
+    async def cancel(self, *of: Assignment) -> None:
+        """Tell every worker that these are cancelled."""
+        message = Control(ControlVerb.CANCEL, leases=[each.lease for each in of])
+        await self._publisher.publish(self.topology.control_exchange.name, "all", message, persistent=False)
+
+    def progress(self, of: Assignment) -> list[tuple[float, Progress]]:
+        """What was reported about it, with the time of arrival."""
+        return [(at, report.progress[of.lease]) for at, report in self.reports if of.lease in report.progress]
+
+    def running(self, of: Assignment) -> bool:
+        """Whether the newest beat says that it runs."""
+        return bool(self.beats) and of.lease in self.beats[-1].running
+
     async def outcome(self, of: Assignment, timeout: float = 20.0) -> Outcome:
         """The first final outcome of an assignment."""
         await self.until(lambda: bool(self.final(of)), timeout, f"an outcome of {of.task}")
@@ -135,7 +154,11 @@ class StandInScheduler:
         self._news.set()
 
     async def _beaten(self, deliveries: list[Delivery]) -> None:
-        self.beats += [decode(Beat, delivery.body) for delivery in deliveries]
+        for delivery in deliveries:
+            if delivery.type == ProgressReport.TYPE:
+                self.reports.append((time.monotonic(), decode(ProgressReport, delivery.body)))
+            else:
+                self.beats.append(decode(Beat, delivery.body))
         self._news.set()
 
 

@@ -75,6 +75,7 @@ class StandInWorker:
         bundles: how many assignments each bundle held.
         redelivered: leases that came redelivered, and were returned.
         renewed: the queues that it was told to subscribe to anew.
+        cancelled: the leases that it was told to stop, in order.
         holding: what it holds, by lease; all of it counts as running.
         most: the most that it ever held.
     """
@@ -97,6 +98,7 @@ class StandInWorker:
         self.bundles: list[int] = []
         self.redelivered: list[str] = []
         self.renewed: list[str] = []
+        self.cancelled: list[str] = []
         self.holding: dict[str, Assignment] = {}
         self.most = 0
         self._open: list[tuple[Delivery, set[str]]] = []
@@ -200,6 +202,8 @@ class StandInWorker:
             self._soon(self.beat())
         elif message.verb is ControlVerb.RENEW:
             self.renewed.append(message.queue)
+        elif message.verb is ControlVerb.CANCEL:
+            self.cancelled += message.leases
 
     def _arrived(self, delivery: Delivery) -> None:
         assignments = decode(Bundle, delivery.body).tasks

@@ -10,20 +10,27 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from common.ids import new_task_id
+from common.options import TaskOptions
 from common.states import Event, Rules
 from common.wire import TaskMessage
 from scheduler_service import operations
 from scheduler_service.operations import Report
 from scheduler_service.storage import tasks
+from scheduler_service.storage.claims import ClaimedTask
 from scheduler_service.storage.store import Store
-from scheduler_service.storage.tasks import ClaimedTask, NewTask, Placement, StoredTask
+from scheduler_service.storage.tasks import NewTask, Placement, StoredTask
 
 NOW = 1_700_000_000.0
 RULES = Rules(max_crashes=2, unknown_function_grace=60.0, unknown_function_wait=1.0)
 
 
 def new(queue: str = "default", priority: int = 4, **more: Any) -> NewTask:
-    message = TaskMessage(more.pop("id", new_task_id()), more.pop("task", "add"), queue=queue, priority=priority)
+    options = more.pop("options", None)
+    if options is None and more.keys() & {"due_at", "expires_at", "ttl"}:
+        options = TaskOptions()
+    message = TaskMessage(
+        more.pop("id", new_task_id()), more.pop("task", "add"), queue=queue, priority=priority, options=options
+    )
     args, kwargs = more.pop("args", "[1]"), more.pop("kwargs", "{}")
     return NewTask(message, args, kwargs, more.pop("owner", "anna"), more.pop("reply_to", "inbox"), **more)
 
@@ -41,7 +48,8 @@ async def accept_carefully(store: Store, *new_tasks: NewTask) -> operations.Acce
 
 
 async def claim(store: Store, queue: str, count: int, first: int = 1) -> list[ClaimedTask]:
-    return (await store.run(operations.claim, {queue: placements(count, first)}, 0, NOW + 1))[queue]
+    wanted = {queue: placements(count, first)}
+    return (await store.run(operations.claim, wanted, RULES, 0, NOW + 1))[queue].tasks
 
 
 async def dispatched(store: Store) -> tuple[str, str]:

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from common.context import ctx
+from common.errors import Fail, Retry, TaskTimeout
 from common.tasks import task
 
 gates: dict[str, threading.Event] = {}
@@ -176,3 +178,202 @@ def append_line(path: str, line: str) -> None:
         os.write(fd, f"{line}\n".encode())
     finally:
         os.close(fd)
+
+
+@task(retries=3, retry_on=(OSError, "LookupError"), give_up_on=(FileNotFoundError,))
+async def fail_as(name: str) -> None:
+    kinds: dict[str, Exception] = {
+        "OSError": OSError("no network"),
+        "ConnectionResetError": ConnectionResetError("no network"),
+        "KeyError": KeyError("a"),
+        "FileNotFoundError": FileNotFoundError("a.txt"),
+        "ValueError": ValueError("wrong"),
+        "Retry": Retry(after=7),
+        "Fail": Fail("there is no such customer"),
+    }
+    raise kinds[name]
+
+
+@task(name="process_fail_as", runtime="process", retries=2, max_crashes=1)
+def process_fail_as(name: str) -> None:
+    if name == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if name == "Retry":
+        raise Retry
+    raise ValueError(name)
+
+
+def _hang(path: str) -> None:
+    """Log what happens to it; ends after ten minutes by itself."""
+    try:
+        for _ in range(60_000):
+            time.sleep(0.01)
+    except BaseException as error:
+        append_line(path, type(error).__name__)
+        raise
+
+
+async def _hang_on_loop(path: str) -> None:
+    try:
+        await asyncio.sleep(600)
+    except BaseException as error:
+        append_line(path, "TaskTimeout" if isinstance(error, TaskTimeout) else type(error).__name__)
+        raise
+
+
+task(name="hang_in_thread")(_hang)
+task(name="hang_in_process", runtime="process")(_hang)
+task(name="hang_on_loop")(_hang_on_loop)
+task(name="hang_on_loop_in_process", runtime="process")(_hang_on_loop)
+
+
+@task
+async def catch_timeout() -> str:
+    try:
+        await asyncio.sleep(600)
+    except TaskTimeout:
+        await asyncio.sleep(0.001)
+        async with asyncio.timeout(5.0):
+            await asyncio.sleep(0.001)
+        return "cleaned up"
+    return "never"
+
+
+@task(name="plain_catch_timeout")
+def plain_catch_timeout() -> str:
+    return _catch()
+
+
+@task(name="process_catch_timeout", runtime="process")
+def process_catch_timeout() -> str:
+    return _catch()
+
+
+def _catch() -> str:
+    try:
+        for _ in range(60_000):
+            time.sleep(0.01)
+    except TaskTimeout:
+        time.sleep(0.05)
+        return "cleaned up"
+    return "never"
+
+
+@task
+async def hang_in_a_group() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(asyncio.sleep(600))
+        await asyncio.sleep(600)
+
+
+@task(runtime="process")
+def sleep_in_c(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+@task(runtime="process")
+def process_pid() -> int:
+    return os.getpid()
+
+
+@task(runtime="process")
+async def process_add(x: int, y: int) -> int:
+    return x + y
+
+
+@task(runtime="process")
+def grow(mebibytes: int) -> int:
+    return len(b"x" * (mebibytes * 1024 * 1024))
+
+
+@task
+def plain_grow(mebibytes: int) -> int:
+    return len(b"x" * (mebibytes * 1024 * 1024))
+
+
+@task
+def until_cancelled(path: str) -> str:
+    for _ in range(6000):
+        if ctx.cancelled:
+            append_line(path, "seen")
+            return "stopped"
+        time.sleep(0.01)
+    return "never"
+
+
+def _describe() -> dict[str, Any]:
+    ctx.log.warning("bound to its task", extra={"more": 1})
+    return {
+        "id": ctx.task_id,
+        "name": ctx.name,
+        "queue": ctx.queue,
+        "attempt": ctx.attempt,
+        "left": None if ctx.deadline is None else ctx.deadline - time.time(),
+        "cancelled": ctx.cancelled,
+    }
+
+
+@task
+async def describe_on_loop() -> dict[str, Any]:
+    await asyncio.sleep(0)
+    return await asyncio.to_thread(_describe)
+
+
+task(name="describe_in_thread")(_describe)
+task(name="describe_in_process", runtime="process")(_describe)
+
+
+def _report(count: int, seconds: float) -> None:
+    for number in range(count):
+        ctx.progress(number + 1, count, f"part {number + 1}")
+        time.sleep(seconds / count)
+
+
+@task
+async def report_on_loop(count: int, seconds: float) -> None:
+    for number in range(count):
+        ctx.progress(number + 1, count, f"part {number + 1}")
+        await asyncio.sleep(seconds / count)
+
+
+task(name="report_in_thread")(_report)
+task(name="report_in_process", runtime="process")(_report)
+
+
+@task
+async def submit_on_loop(count: int) -> list[str]:
+    return [await ctx.submit("add", number, 1) for number in range(count)]
+
+
+@task
+async def submit_and_forget() -> str:
+    return ctx.submit(add, 1, 2).id
+
+
+def _submit(count: int) -> list[str]:
+    return [ctx.submit("add", number, 1).id for number in range(count)]
+
+
+task(name="submit_in_thread")(_submit)
+task(name="submit_in_process", runtime="process")(_submit)
+
+
+task(name="process_die", runtime="process")(_die)
+task(name="process_remember", runtime="process")(remember.function)
+
+
+def _count(path: str, until: int) -> int:
+    """Fails until its attempt `until`."""
+    append_line(path, str(ctx.attempt))
+    if ctx.attempt < until:
+        raise ValueError(f"attempt {ctx.attempt}")
+    return ctx.attempt
+
+
+@task
+async def count_on_loop(path: str, until: int) -> int:
+    return _count(path, until)
+
+
+task(name="count_in_thread")(_count)
+task(name="count_in_process", runtime="process")(_count)

@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from common import task
+from common import ctx, task
 from tests.support.effects import record
 
 
@@ -30,12 +30,28 @@ def square_in_thread(key: int, seconds: float = 0.0) -> int:
 
 
 @task
+async def moment() -> float:
+    """When it was started, seconds since the epoch."""
+    return time.time()
+
+
+@task
 async def block(key: int, seconds: float) -> int:
     """Block the event loop of all coroutine functions."""
     record(key)
     time.sleep(seconds)  # noqa: ASYNC251 - that is the point
     record(key, "end")
     return key * key
+
+
+@task
+async def count_up(key: int, steps: int, seconds: float) -> int:
+    """Report progress at each step, and pause there."""
+    record(key)
+    for step in range(steps):
+        ctx.progress(step, steps, f"step {step}")
+        await asyncio.sleep(seconds)
+    return steps
 
 
 @task

@@ -148,7 +148,7 @@ def test_the_shell_command_that_is_printed_works(stack: Stack) -> None:
     file = re.search(r"export WARREN_AMQP_URL_FILE=(.+)", stack.command("status"))
     assert file is not None
     done = subprocess.run(
-        [Path(sys.executable).with_name("warren"), "submit", "add", "2", "3", "--wait", "--timeout", "30"],
+        [Path(sys.executable).with_name("warren"), "submit", "add", "2", "3", "--wait", "--wait-timeout", "30"],
         env=stack.environment | {"WARREN_AMQP_URL_FILE": file[1]},
         capture_output=True,
         text=True,

@@ -20,7 +20,7 @@ from common.errors import ResultTimeout
 from common.ids import new_leases
 from common.tasks import Call
 from common.topology import Topology
-from common.wire import TYPES, Outcome, OutcomeKind, Reply, encode
+from common.wire import Outcome, OutcomeKind, Reply, encode
 from tests.support.cluster import Cluster
 from tests.support.conditions import wait_until
 from tests.support.journal import Expected
@@ -88,7 +88,7 @@ def forged_replies(cluster: Cluster) -> None:
             Topology(cluster.namespace).reply_exchange.name,
             "reply",
             encode(Reply("forger", outcomes)),
-            pika.BasicProperties(type=TYPES[Reply]),
+            pika.BasicProperties(type=Reply.TYPE),
         )
         wait_until(
             lambda: cluster.scheduler.metric("warren_reply_batch_tasks_sum") >= seen + TASKS, BOUND, "they are read"

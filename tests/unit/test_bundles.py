@@ -9,7 +9,7 @@ from msgspec import Raw
 from common.wire import Assignment, Bundle, Isolation, encode
 from scheduler_service.bundles import pack
 from scheduler_service.fleet.window import BUNDLE_BYTES
-from scheduler_service.storage.tasks import ClaimedTask
+from scheduler_service.storage.claims import ClaimedTask
 
 
 def claimed(

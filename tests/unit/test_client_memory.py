@@ -16,7 +16,7 @@ def test_a_million_dropped_handles_leave_nothing() -> None:
     def submit(count: int) -> None:
         handles = [BaseHandle[Any](new_task_id(), Any, foreign=False) for _ in range(count)]
         for handle in handles:
-            core.claim(handle, 0, named=False)
+            core.claim(handle, 0, content=None)
         assert len(core.waiting) == count
 
     submit(10_000)

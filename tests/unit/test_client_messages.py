@@ -7,11 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.client.messages import MAX_DEPTH, completed, message, prepare, prepare_many
+from common.client.messages import MAX_DEPTH, message, prepare, prepare_many
+from common.client.options import Chosen
 from common.errors import InvalidTask
 from common.ids import new_task_id
+from common.options import TaskOptions
 from common.tasks import Call, Registry, call, task
 from common.wire import EMPTY_ARGS, EMPTY_KWARGS, TaskMessage, decode, encode
+from common.words import EQUAL
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -106,7 +109,7 @@ def test_options_come_before_the_functions_own() -> None:
 
 def test_options_for_many_do_not_override_those_of_a_call() -> None:
     calls = [call("a"), call("b").options(queue="own"), call("c").options(priority=0)]
-    got = [(made.queue, made.priority) for made in completed(calls, "all", 5, None)]
+    got = [(made.queue, made.priority) for made in Chosen("all", 5).for_many(calls)]
 
     assert got == [("all", 5), ("own", 5), ("all", 0)]
 
@@ -114,4 +117,67 @@ def test_options_for_many_do_not_override_those_of_a_call() -> None:
 def test_the_wrong_one_of_many_is_named() -> None:
     calls = [call("a"), call("b", float("inf"))]
     with pytest.raises(InvalidTask, match=r"call 7 \(from 0\): .*'b'.*; the first 6 calls were submitted"):
-        prepare_many(calls, 1000, first=6, sent=6)
+        prepare_many(calls, 1000, None, first=6, sent=6)
+
+
+def test_options_travel_with_the_task_where_something_was_said() -> None:
+    assert message(call("a")).options is None
+    assert message(call("a"), TaskOptions(retries=3)).options == TaskOptions(retries=3)
+
+
+def test_one_name_cannot_be_that_of_many_calls() -> None:
+    for chosen in (Chosen(task_id=new_task_id()), Chosen(extra=TaskOptions(unique="x"))):
+        with pytest.raises(InvalidTask, match="one "):
+            chosen.for_many([call("a")])
+    assert list(Chosen(extra=TaskOptions(unique=EQUAL)).for_many([call("a")]))
+
+
+def test_unique_without_a_name_means_the_function_and_its_arguments() -> None:
+    def unique(made: Call[Any]) -> str:
+        options = message(made, TaskOptions(unique=EQUAL)).options
+        assert options is not None
+        assert options.unique is not None
+        return options.unique
+
+    assert unique(call("a", 1, x=1, y=2)) == unique(call("a", 1, y=2, x=1))
+    others = [call("a", 2, x=1, y=2), call("a", 1), call("b", 1, x=1, y=2), call("a", "1", x=1, y=2)]
+    assert len({unique(made) for made in [call("a", 1, x=1, y=2), *others]}) == 5
+    assert unique(call("n" * 128)).startswith("n" * 60 + ":")
+
+
+def test_options_count_with_the_arguments() -> None:
+    message(call("a", "x" * 90), max_bytes=100)
+    with pytest.raises(InvalidTask, match="with the options, 100 are allowed"):
+        message(call("a", "x" * 90), TaskOptions(key="k" * 100), max_bytes=100)
+
+
+def test_options_of_a_wrong_form_are_found_before_anything_is_sent() -> None:
+    with pytest.raises(InvalidTask, match=r"options of 'a'.*retries"):
+        message(call("a"), TaskOptions(retries=-1))
+
+
+def test_the_callers_word_counts_before_the_submitters_and_that_before_the_decorators() -> None:
+    own: Registry = {}
+
+    @task(registry=own, expires_in=60, result_ttl=5, retries=9)
+    def function() -> None: ...
+
+    chosen = Chosen().and_also(None, None, None, {"key": "all", "result_ttl": 6}).extra
+    assert message(call(function)).options == TaskOptions(expires_in=60, result_ttl=5), "the worker knows of retries"
+    assert message(call("function"), chosen).options == TaskOptions(key="all", result_ttl=6)
+    assert message(call(function).options(key="one", expires_at=2e9), chosen).options == TaskOptions(
+        key="one", expires_at=2e9, result_ttl=6
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (TaskOptions(delay=60, expires_in=60), "would expire before it is due"),
+        (TaskOptions(run_at=2e9, expires_at=1.9e9), "would expire before it is due"),
+        (TaskOptions(timeout=5, hard_timeout=4), r"hard_timeout of 'a' \(4 s\) comes before its timeout"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options: TaskOptions, reason: str) -> None:
+    with pytest.raises(InvalidTask, match=reason):
+        message(call("a"), options)

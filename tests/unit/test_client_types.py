@@ -1,6 +1,7 @@
 """What a type checker sees: this file is a test of mypy's run; each `type: ignore` in it must be needed."""
 
 from collections.abc import Awaitable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, assert_type
 
 from common import AsyncClient, AsyncHandle, Call, Client, Handle, call
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
         assert_type(client.submit_many(call(add, i) for i in range(3)), list[Handle[int]])
         for handle in client.as_completed(client.submit_many([call(join, by="")])):
             assert_type(handle.result(), str)
+        assert_type(client.options(delay=timedelta(hours=1), retry_on=OSError).submit(add, 1), Handle[int])
+        client.options(delay="1")  # type: ignore[arg-type]
         client.submit(add, "2")  # type: ignore[call-overload]
         client.submit(join)  # type: ignore[call-overload]
         client.options(slots=3)  # type: ignore[call-arg]

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from common.backoff import reconnect_wait
 from common.client.core import ClientCore
 from common.client.handles import BaseHandle
-from common.client.inquiries import Inquiries, Inquiry
+from common.client.inquiries import Inquiries, Inquiry, status_inquiries
 from common.client.waiting import ANSWER, DOUBT, LONGEST, PAGES, SILENCE, Waiting
-from common.errors import ClientClosed, UnknownTask
+from common.errors import ClientClosed, InvalidTask, UnknownTask
 from common.ids import new_task_id
-from common.wire import TYPES, Ask, AskKind, Statuses, TaskResult, TaskStatus, Told, encode
+from common.questions import Ask, Cancelled, Statuses, TaskStatus
+from common.wire import TaskResult, Told, encode
 
 Handle = BaseHandle[object]
 
@@ -286,12 +287,16 @@ def test_closing_wakes_everybody_without_an_outcome() -> None:
 # Inquiries.
 
 
-def ask(inquiries: Inquiries, now: float) -> list[list[str]]:
-    return [question.ids for _, question in inquiries.asks(now) if question.kind is AskKind.STATUS]
+def ask(inquiries: Inquiries[TaskStatus], now: float) -> list[list[str]]:
+    return [question.ids for _, question in inquiries.asks(now) if isinstance(question, Ask)]
+
+
+def queued(*ids: str) -> dict[str, TaskStatus]:
+    return {task_id: TaskStatus(task_id, "queued") for task_id in ids}
 
 
 def test_inquiries_share_messages_and_are_asked_again_until_they_are_answered() -> None:
-    inquiries, answered = Inquiries(), list[Inquiry]()
+    inquiries, answered = status_inquiries(), list[Inquiry[TaskStatus]]()
     open_ones = [Inquiry(f"t{number}", ours=True, notify=answered.append) for number in range(1500)]
     for inquiry in [*open_ones, Inquiry("t0", ours=True, notify=answered.append)]:
         inquiries.add(inquiry, 0)
@@ -299,7 +304,7 @@ def test_inquiries_share_messages_and_are_asked_again_until_they_are_answered() 
     assert ask(inquiries, ANSWER - 0.1) == []
     assert inquiries.wake_at() == ANSWER
 
-    inquiries.answered(Statuses([TaskStatus(f"t{number}", "queued") for number in range(1499)]), 1)
+    inquiries.answered(queued(*(f"t{number}" for number in range(1499))), [], 1)
     assert len(answered) == 1500
     assert ask(inquiries, ANSWER) == [["t1499"]]
     inquiries.connected(ANSWER + 1)
@@ -309,26 +314,26 @@ def test_inquiries_share_messages_and_are_asked_again_until_they_are_answered() 
 
 
 def test_an_unknown_task_of_ours_may_be_on_its_way_and_a_foreign_one_is_unknown_in_the_end() -> None:
-    inquiries, answered = Inquiries(), list[Inquiry]()
+    inquiries, answered = status_inquiries(), list[Inquiry[TaskStatus]]()
     ours = Inquiry("ours", ours=True, notify=answered.append)
     foreign = Inquiry("foreign", ours=False, notify=answered.append)
     for inquiry in (ours, foreign):
         inquiries.add(inquiry, 0)
     ask(inquiries, 0)
-    inquiries.answered(Statuses([], ["ours", "foreign"]), 0.1)
+    inquiries.answered({}, ["ours", "foreign"], 0.1)
     assert answered == []
 
     assert ask(inquiries, 0.1 + DOUBT) == [["ours", "foreign"]]
-    inquiries.answered(Statuses([], ["ours", "foreign"]), 0.2 + DOUBT)
+    inquiries.answered({}, ["ours", "foreign"], 0.2 + DOUBT)
     assert answered == [foreign]
     with pytest.raises(UnknownTask):
         foreign.result()
-    inquiries.answered(Statuses([TaskStatus("ours", "queued")]), 3)
+    inquiries.answered(queued("ours"), [], 3)
     assert ours.result().state == "queued"
 
 
 def test_closing_ends_inquiries() -> None:
-    inquiries, answered = Inquiries(), list[Inquiry]()
+    inquiries, answered = status_inquiries(), list[Inquiry[TaskStatus]]()
     inquiry = Inquiry("t", ours=True, notify=answered.append)
     inquiries.add(inquiry, 0)
     inquiries.close()
@@ -344,17 +349,17 @@ def test_closing_ends_inquiries() -> None:
 def test_what_arrives_goes_where_it_belongs() -> None:
     core = ClientCore(30)
     core.connected(0)
-    handle = core.claim(Handle(new_task_id(), object, foreign=False), 0, named=False)
-    answered: list[Inquiry] = []
+    handle = core.claim(Handle(new_task_id(), object, foreign=False), 0, content=None)
+    answered: list[Inquiry[TaskStatus]] = []
     core.inquiries.add(Inquiry("t", ours=True, notify=answered.append), 0)
 
-    core.arrived(TYPES[Told], encode(Told([succeeded(handle)])), None, 1)
-    core.arrived(TYPES[Statuses], encode(Statuses([TaskStatus("t", "queued")])), "s1", 1)
+    core.arrived(Told.TYPE, encode(Told([succeeded(handle)])), None, 1)
+    core.arrived(Statuses.TYPE, encode(Statuses([TaskStatus("t", "queued")])), "s1", 1)
     assert handle.done()
     assert len(answered) == 1
 
 
-@pytest.mark.parametrize("kind", [TYPES[Told], TYPES[Statuses], TYPES[Ask], "warren.told.v2", None])
+@pytest.mark.parametrize("kind", [Told.TYPE, Statuses.TYPE, Cancelled.TYPE, Ask.TYPE, "warren.told.v2", None])
 @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"\xff", b'{"results": [1]}', b"[" * 100_000])
 def test_garbage_in_the_reply_queue_is_dropped(kind: str | None, body: bytes) -> None:
     core = ClientCore(30)
@@ -364,7 +369,7 @@ def test_garbage_in_the_reply_queue_is_dropped(kind: str | None, body: bytes) ->
 
 def test_without_a_connection_nothing_is_asked() -> None:
     core = ClientCore(30)
-    core.claim(handle := Handle(new_task_id(), object, foreign=False), 0, named=False)
+    core.claim(handle := Handle(new_task_id(), object, foreign=False), 0, content=None)
     assert list(core.asks(100)) == []
     assert core.wake_at() == math.inf
 
@@ -380,7 +385,10 @@ def test_a_named_id_finds_the_handle_that_is_there() -> None:
     foreign = Handle(new_task_id(), object, foreign=True)
     core.waiting.register(foreign, 0)
 
-    assert core.claim(Handle(foreign.id, int, foreign=False), 1, named=True) is foreign
+    assert core.claim(Handle(foreign.id, int, foreign=False), 1, content=1) is foreign
+    assert core.claim(Handle(foreign.id, int, foreign=False), 1, content=1) is foreign
+    with pytest.raises(InvalidTask, match="other content"):
+        core.claim(Handle(foreign.id, int, foreign=False), 1, content=2)
     assert (foreign._foreign, foreign._result_type) == (False, int)
 
 
@@ -391,9 +399,9 @@ def test_a_handle_from_before_a_fork_is_asked_about_when_it_is_watched() -> None
     core.watch(handle, woken.append, 0)
     other = Handle(handle.id, object, foreign=True)
     core.watch(other, woken.append, 0)
-    assert [question.ids for _, question in core.asks(0)] == [[handle.id]]
+    assert [question.ids for _, question in core.asks(0) if isinstance(question, Ask)] == [[handle.id]]
 
-    core.arrived(TYPES[Told], encode(Told([succeeded(handle)])), None, 1)
+    core.arrived(Told.TYPE, encode(Told([succeeded(handle)])), None, 1)
     assert woken == [other, handle] or woken == [handle, other]
     assert other._value() == 1
 

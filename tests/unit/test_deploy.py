@@ -292,7 +292,7 @@ def exported() -> set[str]:
     """The names that scheduler and worker expose."""
     scheduler = SchedulerMetrics(Telemetry())
     directory = Directory(15.0)
-    scheduler.watch(Flights(directory, 5000), directory, dict, lambda: True)
+    scheduler.watch(Flights(directory, 5000), directory, dict, dict, lambda: True)
     worker = new_registry("worker")
     nothing: list[str] = []
     WorkerMetrics(
@@ -305,6 +305,7 @@ def exported() -> set[str]:
         waiting=lambda: 0.0,
         draining=lambda: 0.0,
         loop_lag=lambda: 0.0,
+        processes=lambda: 0.0,
     )
     return series_names(scheduler.registry) | series_names(worker)
 

@@ -13,7 +13,8 @@ from common.wire import Assignment, Beat, Isolation
 from scheduler_service.fleet import flights as flights_module
 from scheduler_service.fleet.directory import Directory
 from scheduler_service.fleet.flights import Flights
-from scheduler_service.storage.tasks import ClaimedTask, Placement
+from scheduler_service.storage.claims import ClaimedTask
+from scheduler_service.storage.tasks import Placement
 
 NOW = 1000.0
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from common.topology import REQUEST_TTL_MS, Topology
-from common.wire import MAX_PACK_ITEMS, TYPES, ErrorKind, ReturnReason
+from common.wire import MAX_PACK_ITEMS, ErrorKind, Message, ReturnReason
 from scheduler_service.settings import SchedulerSettings
 from tests.support.golden import GOLDEN
 
@@ -23,7 +23,7 @@ def test_it_names_every_message_exchange_and_word() -> None:
     text = PAGE.read_text()
     topology = Topology()
     names = [
-        *TYPES.values(),
+        *{kind.TYPE for kind in Message.__subclasses__()},
         *(exchange.name for exchange in topology.exchanges()),
         *(queue.name for queue in topology.durable_queues()),
         *ErrorKind,

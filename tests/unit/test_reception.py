@@ -10,7 +10,7 @@ import pytest
 from common.broker import Delivery
 from common.ids import new_task_id
 from common.topology import Topology
-from common.wire import TYPES, ErrorKind, Submission
+from common.wire import ErrorKind, Submission
 from scheduler_service.reception import Limits, Refusal, check_reply_to, parked_message, read
 from scheduler_service.storage.parked import ParkedMessage
 from scheduler_service.storage.tasks import NewTask
@@ -23,7 +23,7 @@ def delivery(body: bytes | list[Any], **properties: Any) -> Delivery:
     """A submission as it arrives; a list is its tasks."""
     made = Delivery.__new__(Delivery)
     made.body = body if isinstance(body, bytes) else json.dumps({"tasks": body}).encode()
-    given: dict[str, Any] = {"type": TYPES[Submission], "user_id": "anna", "reply_to": None, "correlation_id": None}
+    given: dict[str, Any] = {"type": Submission.TYPE, "user_id": "anna", "reply_to": None, "correlation_id": None}
     given["headers"] = {}
     for name, value in (given | properties).items():
         setattr(made, name, value)

@@ -7,14 +7,14 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from common.states import TERMINAL, Due, Event, Rules, State, Task, Transition, Verdict, transition
+from common.states import TERMINAL, Cancelled, Due, Event, Rules, State, Task, Transition, Verdict, transition
 from scheduler_service.fleet.flights import Flights
 from tests.support.simulation import Faults, Step, Violation, World
 
 QUIET = Faults()
-CALM = Faults(kill=0.1, purge=0.05, double=0.2)
+CALM = Faults(kill=0.1, purge=0.05, double=0.2, cancel=0.1)
 """No task may be in two hands at once: nobody runs on after the broker gave him up."""
-STORM = Faults(kill=0.15, freeze=0.15, restart=0.15, purge=0.1, amnesia=0.05, double=0.2, unknown=0.2)
+STORM = Faults(kill=0.15, freeze=0.15, restart=0.15, purge=0.1, amnesia=0.05, double=0.2, unknown=0.2, cancel=0.1)
 SEEDS = 300
 
 
@@ -63,14 +63,14 @@ def test_a_seed_is_a_life_that_can_be_lived_again() -> None:
 
 def without_the_lease_check(task: Task, event: Event, now: float, rules: Rules) -> Transition:
     """Whatever lease an event is about passes for the current one."""
-    if not isinstance(event, Due) and task.state is State.DISPATCHED:
+    if not isinstance(event, Due | Cancelled) and task.state is State.DISPATCHED:
         event = replace(event, lease=task.lease)
     return transition(task, event, now, rules)
 
 
 def without_the_rule_that_terminal_is_for_ever(task: Task, event: Event, now: float, rules: Rules) -> Transition:
     """A late event moves a terminal task as if it were still out."""
-    if task.state in TERMINAL and not isinstance(event, Due):
+    if task.state in TERMINAL and not isinstance(event, Due | Cancelled):
         task = replace(task, state=State.DISPATCHED, lease=event.lease)
     return transition(task, event, now, rules)
 
@@ -92,6 +92,16 @@ def without_a_new_queueing_of_what_was_lost(task: Task, event: Event, now: float
 def test_the_simulation_turns_red_when_a_rule_is_taken_out(mutant: Step) -> None:
     with pytest.raises(Violation):
         lives(CALM, SEEDS, step=mutant)
+
+
+def test_a_cancelled_dispatch_is_out_until_it_is_answered_or_in_nobodys_hands() -> None:
+    def run(*, lands: bool) -> None:
+        for seed in range(100):
+            World(seed, Faults(cancel=0.5), lands=lands).run()
+
+    run(lands=True)
+    with pytest.raises(Violation):
+        run(lands=False)
 
 
 def marked(flights: Flights) -> int:

@@ -11,10 +11,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from msgspec import Raw
 from msgspec.structs import replace
 
+from common.options import Backoff, BackoffKind
 from common.states import (
     TERMINAL,
+    Cancelled,
     Due,
     Event,
+    Expired,
     Failed,
     Held,
     Lost,
@@ -28,13 +31,15 @@ from common.states import (
     max_isolation,
     transition,
 )
-from common.wire import NULL, ErrorInfo, ErrorKind, Isolation
+from common.wire import NULL, Advice, ErrorInfo, ErrorKind, Isolation
 
 NOW = 1000.0
 RULES = Rules(max_crashes=2, unknown_function_grace=60.0, unknown_function_wait=1.0)
 BOOM = ErrorInfo(ErrorKind.EXCEPTION, "ValueError", "boom")
 CRASHED = ErrorInfo(ErrorKind.CRASHED, "Crashed", "killed by signal 9")
 UNKNOWN = ErrorInfo(ErrorKind.UNKNOWN_FUNCTION, "UnknownFunction", "add")
+ASKED = ErrorInfo(ErrorKind.RETRY, "Retry", "later")
+STEADY = Backoff(BackoffKind.CONSTANT, 5.0, jitter=False)
 OUT = Task(State.DISPATCHED, attempt=3, lease="now")
 IN_A_CHILD = replace(OUT, isolation=Isolation.CHILD)
 ALONE = replace(OUT, isolation=Isolation.ALONE)
@@ -54,6 +59,10 @@ ABOUT_THE_LEASE: list[Event] = [
     Lost("now", holder_died=True),
     Lost("now", holder_died=True, started=True),
     Held("now"),
+    Expired("now"),
+    Failed(3, "now", BOOM, Advice(retries=2, backoff=STEADY)),
+    Failed(3, "now", ASKED, Advice(after=7.0)),
+    Failed(3, "now", BOOM, Advice(retries=2, give_up=True)),
 ]
 
 
@@ -93,6 +102,35 @@ RULE_TABLE: list[tuple[str, Task, Event, dict[str, Any]]] = [
      {"state": State.FAILED, "error": UNKNOWN}),
     ("an unknown function is still in its grace", replace(OUT, unknown_since=NOW - 59.0),
      UnknownFunction("now", UNKNOWN), {"state": State.SCHEDULED, "attempt": 2, "lease": "", "due_at": NOW + 1.0}),
+    ("a failure with retries left waits for its backoff", OUT,
+     Failed(3, "now", BOOM, Advice(retries=1, backoff=STEADY)),
+     {"state": State.SCHEDULED, "lease": "", "due_at": NOW + 5.0, "error": BOOM, "failures": 1}),
+    ("the backoff grows, and the dice makes it shorter", replace(OUT, failures=2),
+     Failed(3, "now", BOOM, Advice(retries=9, backoff=Backoff(base=2.0)), dice=0.5),
+     {"state": State.SCHEDULED, "lease": "", "due_at": NOW + 4.0, "error": BOOM, "failures": 3}),
+    ("no retry is left", replace(OUT, failures=2), Failed(3, "now", BOOM, Advice(retries=2)),
+     {"state": State.FAILED, "error": BOOM}),
+    ("an error that is not retried", OUT, Failed(3, "now", BOOM, Advice(retries=2, give_up=True)),
+     {"state": State.FAILED, "error": BOOM}),
+    ("the handler says when", OUT, Failed(3, "now", ASKED, Advice(after=7.0)),
+     {"state": State.SCHEDULED, "lease": "", "due_at": NOW + 7.0, "error": ASKED, "failures": 1}),
+    ("the handler asks again and again", replace(OUT, failures=10), Failed(3, "now", ASKED, Advice(after=7.0)),
+     {"state": State.FAILED, "error": ASKED}),
+    ("the handler asks, and no retries are allowed", OUT, Failed(3, "now", ASKED, Advice(after=7.0, retries=0)),
+     {"state": State.FAILED, "error": ASKED}),
+    ("a retry that succeeds forgets the error", replace(OUT, failures=1, error=BOOM), Succeeded(3, "now", Raw(b"5")),
+     {"state": State.SUCCEEDED, "result": Raw(b"5"), "error": None}),
+    ("the submission says how many crashes", replace(OUT, max_crashes=1), Failed(3, "now", CRASHED),
+     {"state": State.FAILED, "crashes": 1, "error": CRASHED}),
+    ("the worker says that it was too late", OUT, Expired("now"), {"state": State.EXPIRED}),
+    ("a queued task expires", Task(State.QUEUED, expires_at=NOW), Expired(), {"state": State.EXPIRED}),
+    ("a scheduled task expires", Task(State.SCHEDULED, due_at=NOW + 9, expires_at=NOW), Expired(),
+     {"state": State.EXPIRED, "due_at": None}),
+    ("a queued task is cancelled", Task(State.QUEUED, error=BOOM), Cancelled(),
+     {"state": State.CANCELLED, "error": None}),
+    ("a scheduled task is cancelled", Task(State.SCHEDULED, due_at=NOW), Cancelled(),
+     {"state": State.CANCELLED, "due_at": None}),
+    ("a dispatched task is cancelled", OUT, Cancelled(), {"state": State.CANCELLED}),
     ("due is queued", Task(State.SCHEDULED, 2, due_at=NOW), Due(), {"state": State.QUEUED, "due_at": None}),
 ]  # fmt: skip
 
@@ -155,6 +193,17 @@ def test_an_outcome_of_another_attempt_is_stale(event: Event) -> None:
     assert step.task is OUT
 
 
+@pytest.mark.parametrize(
+    "task",
+    [OUT, replace(OUT, expires_at=NOW - 1), Task(State.QUEUED), Task(State.QUEUED, expires_at=NOW + 1)],
+    ids=["dispatched", "dispatched and late", "no time", "in time"],
+)
+def test_only_what_waits_here_expires_by_the_clock(task: Task) -> None:
+    step = transition(task, Expired(), NOW, RULES)
+    assert step.verdict is Verdict.STALE
+    assert step.task is task
+
+
 @pytest.mark.parametrize("state", [State.QUEUED, State.DISPATCHED])
 def test_only_scheduled_tasks_become_due(state: State) -> None:
     task = Task(state, 1, "now")
@@ -185,7 +234,9 @@ class TaskLife(RuleBasedStateMachine):
     @initialize(
         crashes=st.integers(1, 4),
         grace=st.floats(0, 100),
-        first=st.sampled_from([Task(State.QUEUED), Task(State.SCHEDULED, due_at=NOW)]),
+        first=st.sampled_from(
+            [Task(State.QUEUED), Task(State.QUEUED, expires_at=NOW + 50), Task(State.SCHEDULED, due_at=NOW)]
+        ),
     )
     def begin(self, crashes: int, grace: float, first: Task) -> None:
         self.limits = Rules(crashes, grace, 1.0)
@@ -212,6 +263,12 @@ class TaskLife(RuleBasedStateMachine):
     def due(self) -> None:
         self.happens(Due())
 
+    @rule(event=st.sampled_from([Cancelled(), Expired()]), often=st.integers(0, 3))
+    def over(self, event: Event, often: int) -> None:
+        """Rarely: a life that ends at once shows little."""
+        if often == 0:
+            self.happens(event)
+
     @precondition(lambda self: self.task.state is State.DISPATCHED)
     @rule(kind=st.sampled_from(ABOUT_THE_LEASE))
     def current(self, kind: Event) -> None:
@@ -237,6 +294,12 @@ class TaskLife(RuleBasedStateMachine):
         if isinstance(event, Due):
             assert before.state is State.SCHEDULED
             return
+        if isinstance(event, Cancelled) or (isinstance(event, Expired) and not event.lease):
+            assert after.state is (State.CANCELLED if isinstance(event, Cancelled) else State.EXPIRED)
+            assert isinstance(event, Cancelled) or before.state is not State.DISPATCHED
+            self.ended = after
+            return
+        assert after.failures - before.failures == (isinstance(event, Failed) and after.state is State.SCHEDULED)
         assert before.state is State.DISPATCHED
         assert event.lease == before.lease
         assert after.attempt <= before.attempt
@@ -285,7 +348,9 @@ class TaskLife(RuleBasedStateMachine):
         elif task.state not in TERMINAL:
             assert (task.lease, task.held) == ("", False)
         assert (task.due_at is not None) is (task.state is State.SCHEDULED)
-        assert (task.error is not None) is (task.state is State.FAILED)
+        if task.state in TERMINAL:
+            assert (task.error is not None) is (task.state is State.FAILED)
+        assert task.failures <= 10
         if task.state is not State.SUCCEEDED:
             assert task.result == NULL
 

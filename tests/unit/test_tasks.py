@@ -5,6 +5,7 @@ import importlib.util
 import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import InvalidTask
+from common.errors import InvalidTask, Retry
 from common.ids import new_task_id
+from common.options import NO_POLICY, Backoff, BackoffKind, Policy, TaskOptions
 from common.tasks import Registry, Runtime, call, check_target, check_task_id, registry, task
 from common.wire import TaskMessage, decode, encode
 
@@ -187,3 +189,119 @@ def test_a_call_keeps_arguments_and_options_apart(own: Registry) -> None:
     assert (made.name, made.args, made.kwargs) == ("send", ("x",), {"queue": "argument"})
     assert (made.queue, made.priority, made.task_id) == ("mail", 2, None)
     assert "x" not in repr(made)[6:], "arguments are not shown"
+
+
+def test_a_decorator_says_how_its_tasks_may_end(own: Registry) -> None:
+    @task(
+        registry=own,
+        timeout=timedelta(minutes=1),
+        hard_timeout=90,
+        retries=3,
+        backoff="linear",
+        retry_on=(OSError, "httpx.HTTPError"),
+        give_up_on=PermissionError,
+        max_crashes=1,
+        memory_limit=64 * 1024 * 1024,
+        expires_in=3600,
+        result_ttl=timedelta(days=1),
+    )
+    def work() -> None: ...
+
+    assert work.policy == Policy(
+        timeout=60.0,
+        hard_timeout=90.0,
+        retries=3,
+        backoff=Backoff(BackoffKind.LINEAR),
+        retry_on=("OSError", "httpx.HTTPError"),
+        give_up_on=("PermissionError",),
+        max_crashes=1,
+        memory_limit=64 * 1024 * 1024,
+        expires_in=3600.0,
+        result_ttl=86400.0,
+    )
+
+
+def test_a_decorator_that_says_nothing_costs_nothing(own: Registry) -> None:
+    @task(registry=own)
+    def work() -> None: ...
+
+    assert work.policy is NO_POLICY
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ({"timeout": 0}, "timeout: expected `float` > 0"),
+        ({"timeout": "5"}, "timeout is a number of seconds"),
+        ({"timeout": True}, "timeout is a number of seconds"),
+        ({"timeout": 10, "hard_timeout": 5}, "hard_timeout (5 s) comes before timeout (10 s)"),
+        ({"retries": -1}, "retries: expected `int` >= 0"),
+        ({"retries": 1.5}, "retries: expected `int"),
+        ({"backoff": "sudden"}, "backoff"),
+        ({"backoff": Backoff(base=-1)}, "backoff.base"),
+        ({"retry_on": (5,)}, "retry_on takes exception types"),
+        ({"give_up_on": int}, "give_up_on takes exception types"),
+        ({"max_crashes": 0}, "max_crashes"),
+        ({"memory_limit": 1024}, "memory_limit"),
+        ({"delay": 5}, "@task takes no 'delay'"),
+        ({"retires": 5}, "@task takes no 'retires'"),
+    ],
+)
+def test_a_decorator_that_says_something_wrong_is_refused(own: Registry, words: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidTask) as raised:
+        task(registry=own, **words)(lambda: None)
+    assert says in str(raised.value)
+    assert own == {}
+
+
+def test_a_function_may_be_run_in_a_process(own: Registry) -> None:
+    @task(registry=own, runtime="process")
+    def work() -> None: ...
+
+    @task(registry=own, runtime=Runtime.PROCESS)
+    async def wait() -> None: ...
+
+    assert work.runtime is wait.runtime is Runtime.PROCESS
+    for wrong in ("fibre", "coroutine"):
+        with pytest.raises(InvalidTask, match="cannot have the runtime"):
+            task(registry=own, name="wrong", runtime=wrong)(work.function)
+    assert task(registry=own, name="fits", runtime="thread")(work.function).runtime is Runtime.THREAD
+
+
+def test_options_of_a_call_are_added_up() -> None:
+    plain = call("add", 1)
+    assert plain.extra is None
+    assert plain.options(queue="math").extra is None
+    due = datetime(2030, 1, 1, tzinfo=UTC)
+    first = plain.options(delay=timedelta(minutes=5), retries=3, labels={"tenant": "anna"})
+    assert first.extra == TaskOptions(delay=300.0, retries=3, labels={"tenant": "anna"})
+    second = first.options(run_at=due, retries=0, labels={"kind": "report"}, queue="math")
+    assert second.extra == TaskOptions(run_at=due.timestamp(), retries=0, labels={"tenant": "anna", "kind": "report"})
+    assert (second.queue, second.args) == ("math", (1,))
+    assert second.options(priority=9).extra == second.extra
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ({"run_at": datetime(2030, 1, 1)}, "without a time zone; write datetime(..., tzinfo=UTC)"),  # noqa: DTZ001
+        ({"expires_at": datetime(2030, 1, 1)}, "expires_at is 2030-01-01T00:00:00 without a time zone"),  # noqa: DTZ001
+        ({"delay": 1, "run_at": 5}, "either"),
+        ({"delay": -1}, "delay"),
+        ({"later": 1}, "no option 'later'"),
+    ],
+)
+def test_a_wrong_option_of_a_call_is_refused(words: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidTask) as raised:
+        call("add").options(**words)
+    assert says in str(raised.value)
+
+
+def test_a_retry_knows_when() -> None:
+    assert Retry().after is None
+    assert Retry(after=timedelta(minutes=1)).after == 60.0
+    assert str(Retry(after=2.5)) == "asked to be run again after 2.5 s"
+    assert str(Retry(5, "the bank is closed")) == "the bank is closed"
+    for wrong in (-1, float("nan"), float("inf"), "5"):
+        with pytest.raises(ValueError, match="after is a number of seconds"):
+            Retry(wrong)  # type: ignore[arg-type]

@@ -15,16 +15,15 @@ from msgspec import Raw
 from common import wire
 from common.errors import WireError
 from common.ids import new_task_id
+from common.questions import Ask, AskKind, DeadVerb
 from common.wire import (
     DEEPEST,
-    TYPES,
-    Ask,
-    AskKind,
     Beat,
     Bundle,
     ControlVerb,
     ErrorKind,
     Isolation,
+    Message,
     OutcomeKind,
     RawReply,
     RawSubmission,
@@ -49,12 +48,12 @@ def on_the_wire(name: str) -> bytes:
 
 
 def with_unknown_fields(value: Any) -> Any:
-    """`value` with a field more in each object that is not an argument or a result."""
+    """`value` with a field more in each object that is no argument, no result and no mapping of a user's words."""
     if isinstance(value, list):
         return [with_unknown_fields(item) for item in value]
     if not isinstance(value, dict):
         return value
-    opaque = ("args", "kwargs", "result")
+    opaque = ("args", "kwargs", "result", "progress", "states", "labels")
     kept = {key: item if key in opaque else with_unknown_fields(item) for key, item in value.items()}
     return {"from_the_future": {"a": [1]}, **kept}
 
@@ -77,23 +76,38 @@ def test_fields_that_are_not_known_are_ignored(name: str) -> None:
 
 
 def test_every_kind_of_message_has_a_golden_file_and_every_file_a_message() -> None:
-    assert {type(message) for message in MESSAGES.values()} == set(TYPES) - {RawReply, RawSubmission}
+    assert {type(message) for message in MESSAGES.values()} == set(Message.__subclasses__()) - {RawReply, RawSubmission}
     assert {path.stem for path in GOLDEN.iterdir()} == set(MESSAGES)
 
 
 def test_the_names_of_the_types_say_kind_and_version() -> None:
-    assert sorted(set(TYPES.values())) == [
+    assert sorted({kind.TYPE for kind in Message.__subclasses__()}) == [
         f"warren.{kind}.v1"
-        for kind in ("ask", "barrier", "beat", "bundle", "control", "reply", "statuses", "submission", "told")
+        for kind in (
+            *("ask", "barrier", "beat", "bundle", "cancel", "cancelled", "control", "dead-letters", "dead", "list"),
+            *("progress", "reply", "statuses", "submission", "told"),
+        )
     ]
 
 
 def test_the_words_of_the_enumerations_are_pinned() -> None:
-    assert [*ErrorKind] == ["exception", "bad_arguments", "bad_result", "crashed", "unknown_function", "refused"]
+    assert [*ErrorKind] == [
+        *("exception", "bad_arguments", "bad_result", "crashed", "unknown_function", "refused"),
+        *("timeout", "gave_up", "retry"),
+    ]
     assert [*OutcomeKind] == ["succeeded", "failed", "returned", "held"]
-    assert [*ReturnReason] == ["redelivered", "drain", "busy", "unknown_function", "undecodable"]
-    assert [*ControlVerb] == ["probe", "renew"]
+    assert [*ReturnReason] == [
+        "redelivered",
+        "drain",
+        "busy",
+        "unknown_function",
+        "undecodable",
+        "expired",
+        "cancelled",
+    ]
+    assert [*ControlVerb] == ["probe", "cancel", "renew"]
     assert [*AskKind] == ["wait", "status"]
+    assert [*DeadVerb] == ["list", "show", "replay", "purge"]
     assert [*Isolation] == ["none", "child", "alone"]
 
 
@@ -104,8 +118,8 @@ def test_another_type_or_version_is_refused(actual: str | None) -> None:
 
 
 def test_the_expected_type_is_taken() -> None:
-    for kind, name in TYPES.items():
-        check_type(kind, name)
+    for kind in Message.__subclasses__():
+        check_type(kind, kind.TYPE)
 
 
 GOOD = {"id": ADD, "task": "add"}

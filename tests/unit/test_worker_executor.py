@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from common.options import Policy
 from common.tasks import TaskFunction
 from common.telemetry import Telemetry
-from common.wire import Assignment, Isolation, Outcome, OutcomeKind, ReturnReason
+from common.wire import Advice, Assignment, ErrorKind, Isolation, Outcome, OutcomeKind, ReturnReason
 from worker_service.attempts import Attempt, DeliveredBundle
+from worker_service.cancellations import REMEMBERED, Cancellations
 from worker_service.executor import Executor
 from worker_service.handlers import Handler
 from worker_service.results import Limits, succeeded
@@ -26,10 +28,26 @@ class Runtime:
 
     def __init__(self) -> None:
         self.running: list[Attempt] = []
+        self.interrupted: list[Attempt] = []
+        self.cancelled: list[Attempt] = []
+        self.ended: list[Attempt] = []
+        self.abandoned: list[Attempt] = []
 
     async def start(self) -> None: ...
 
     async def stop(self) -> None: ...
+
+    def interrupt(self, attempt: Attempt) -> None:
+        self.interrupted.append(attempt)
+
+    def cancel(self, attempt: Attempt) -> None:
+        self.cancelled.append(attempt)
+
+    def end(self, attempt: Attempt) -> None:
+        self.ended.append(attempt)
+
+    def abandon(self, attempt: Attempt) -> None:
+        self.abandoned.append(attempt)
 
     def run(self, attempts: Sequence[Attempt]) -> None:
         self.running += attempts
@@ -41,20 +59,27 @@ class Bench:
     def __init__(self, slots: int = 2, patience: float = 0.05, drain_timeout: float = 5.0) -> None:
         async def on_loop() -> None: ...
         def in_thread() -> None: ...
+        def in_process() -> None: ...
+        async def limited() -> None: ...
 
         functions: list[Any] = [on_loop, in_thread]
         handlers = {each.__name__: Handler(_task(each)) for each in functions}
-        self.coroutines, self.threads, self.children = Runtime(), Runtime(), Runtime()
+        handlers["in_process"] = Handler(_task(in_process, runtime="process"))
+        handlers["limited"] = Handler(_task(limited, policy=Policy(timeout=0.02, hard_timeout=0.05, retries=3)))
+        self.coroutines, self.threads, self.processes, self.children = Runtime(), Runtime(), Runtime(), Runtime()
         self.answers: list[Outcome] = []
         self.executor = Executor(
             handlers,
             coroutines=self.coroutines,
             threads=self.threads,
+            processes=self.processes,
             children=self.children,
             answer=self._answer,
             announce=self._announce,
             slots=slots,
+            process_slots=1,
             patience=patience,
+            grace=0.02,
             drain_timeout=drain_timeout,
             telemetry=Telemetry(),
         )
@@ -85,8 +110,8 @@ class Bench:
         return [outcome.reason for outcome in self.answers if outcome.kind is OutcomeKind.RETURNED]
 
 
-def _task(function: Any) -> TaskFunction[..., Any]:
-    return TaskFunction(function, name=function.__name__, queue="default", priority=4)
+def _task(function: Any, **more: Any) -> TaskFunction[..., Any]:
+    return TaskFunction(function, name=function.__name__, queue="default", priority=4, **more)
 
 
 async def until(condition: Any) -> None:
@@ -236,3 +261,100 @@ async def test_a_drain_while_alone_is_announced_gives_it_back() -> None:
     await asyncio.sleep(0.01)
     assert not bench.children.running
     await bench.executor.stop()
+
+
+async def test_a_hard_timeout_is_answered_whatever_the_task_says() -> None:
+    bench = Bench(slots=1)
+    (attempt,) = bench.arrive("limited")
+    await until(lambda: bench.coroutines.ended == [attempt])
+    assert bench.coroutines.interrupted == [attempt]
+    bench.end(attempt)
+    (outcome,) = bench.answers
+    assert outcome.error is not None
+    assert (outcome.kind, outcome.error.kind) == (OutcomeKind.FAILED, ErrorKind.TIMEOUT)
+    assert outcome.advice == Advice(retries=3)
+    assert bench.coroutines.abandoned == []
+
+
+async def test_what_ends_in_time_is_left_alone() -> None:
+    bench = Bench(slots=1)
+    (attempt,) = bench.arrive("limited")
+    bench.end(attempt)
+    await asyncio.sleep(0.1)  # longer than all of its timeouts
+    assert bench.coroutines.interrupted == bench.coroutines.ended == bench.coroutines.abandoned == []
+    assert [outcome.kind for outcome in bench.answers] == [OutcomeKind.SUCCEEDED]
+
+
+async def test_what_is_given_up_is_answered_once_and_its_slot_is_free() -> None:
+    bench = Bench(slots=1, patience=60.0)
+    stuck, next_one = bench.arrive("limited", "on_loop")
+    await until(lambda: bench.coroutines.abandoned == [stuck])
+    assert bench.coroutines.running == [stuck, next_one]
+    bench.end(stuck)
+    bench.end(next_one)
+    assert [outcome.lease for outcome in bench.answers] == ["lease1", "lease2"]
+    assert [outcome.kind for outcome in bench.answers] == [OutcomeKind.FAILED, OutcomeKind.SUCCEEDED]
+
+
+async def test_cancelling_reaches_what_runs_what_waits_and_what_comes() -> None:
+    bench = Bench(slots=1, patience=60.0)
+    (runs,) = bench.arrive("on_loop")
+    waits, stays = bench.arrive("in_process", "on_loop")
+    bench.executor.cancel(["lease1", "lease2", "lease4"])
+    bench.executor.cancel(["lease1"])
+    assert bench.coroutines.cancelled == [runs]
+    assert [outcome.lease for outcome in bench.answers] == [waits.assignment.lease]
+    bench.arrive("on_loop")
+    bench.end(runs)
+    bench.end(stays)
+    assert [(outcome.lease, outcome.reason) for outcome in bench.answers] == [
+        ("lease2", ReturnReason.CANCELLED),
+        ("lease4", ReturnReason.CANCELLED),
+        ("lease1", ReturnReason.CANCELLED),
+        ("lease3", None),
+    ]
+
+
+async def test_a_suspect_that_waits_to_run_alone_can_be_cancelled() -> None:
+    bench = Bench(slots=2)
+    bench.arrive("on_loop")
+    bench.arrive("on_loop", isolation=Isolation.ALONE)
+    assert bench.executor.closed
+    bench.executor.cancel(["lease2"])
+    assert bench.executor.waiting == 0
+    assert bench.reasons() == [ReturnReason.CANCELLED]
+
+
+def test_only_so_many_cancelled_leases_are_remembered() -> None:
+    cancellations = Cancellations()
+    cancellations.add(str(number) for number in range(REMEMBERED + 10))
+    assert len(cancellations) == REMEMBERED
+    assert "9" not in cancellations
+    assert "10" in cancellations
+    cancellations.add(["10", "new"])
+    assert "10" in cancellations
+    assert "11" not in cancellations
+
+
+async def test_processes_have_a_line_of_their_own() -> None:
+    bench = Bench(slots=3, patience=0.01)
+    first, second, third, quick = bench.arrive("in_process", "in_process", "in_process", "on_loop")
+    assert bench.processes.running == [first]
+    assert bench.coroutines.running == [quick]
+    assert bench.executor.waiting == 2
+    bench.end(first)
+    assert bench.processes.running == [first, second]
+    await until(lambda: bench.reasons() == [ReturnReason.BUSY])
+    assert bench.answers[-1].lease == third.assignment.lease
+    assert bench.executor.waiting == 0
+
+
+async def test_what_may_not_start_any_more_goes_back() -> None:
+    bench = Bench(slots=1, patience=60.0)
+    blocker, late, in_time = bench.arrive("on_loop", "on_loop", "on_loop")
+    late.assignment.starts_within = 0.01
+    in_time.assignment.starts_within = 60.0
+    await asyncio.sleep(0.03)  # its time passes
+    bench.end(blocker)
+    await until(lambda: bench.coroutines.running == [blocker, in_time])
+    assert bench.reasons() == [ReturnReason.EXPIRED]

@@ -22,6 +22,18 @@ class Runtime(Protocol):
     def run(self, attempts: Sequence[Attempt]) -> None:
         """Start `attempts`; each has a slot. Returns at once; `Finished` hears of each exactly once."""
 
+    def interrupt(self, attempt: Attempt) -> None:
+        """Raise `TaskTimeout` in it. Nothing happens when it has ended."""
+
+    def cancel(self, attempt: Attempt) -> None:
+        """Nobody wants its result: end it where that can be done, else let it know."""
+
+    def end(self, attempt: Attempt) -> None:
+        """Its hard timeout is over: end it by all means there are."""
+
+    def abandon(self, attempt: Attempt) -> None:
+        """It does not end: its slot is used for others from now on."""
+
     async def stop(self) -> None:
         """Abandon what still runs; `Finished` hears nothing more."""
 

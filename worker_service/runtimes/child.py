@@ -15,10 +15,12 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from common.background import Report
+from common.context import Surroundings, TaskContext
 from common.wire import Outcome
 from worker_service.attempts import Attempt
 from worker_service.runtimes import Finished
-from worker_service.runtimes.forker import Forker, ZygoteDied, crashed
+from worker_service.runtimes.forker import Forker, ZygoteDied
+from worker_service.runtimes.process import Process, crashed
 
 _log = logging.getLogger(__name__)
 
@@ -29,15 +31,22 @@ class ChildRuntime:
     Args:
         start_forker: starts a zygote.
         finished: told of what has ended.
+        surroundings: what is done for the tasks.
         report: told of a crash of this code itself.
     """
 
     def __init__(
-        self, start_forker: Callable[[], Awaitable[Forker]], finished: Finished, report: Report | None = None
+        self,
+        start_forker: Callable[[], Awaitable[Forker]],
+        finished: Finished,
+        surroundings: Surroundings,
+        report: Report | None = None,
     ) -> None:
         self._start_forker = start_forker
         self._finished = finished
+        self._surroundings = surroundings
         self._report = report
+        self._processes: dict[Attempt, Process] = {}
         self._forker: Forker | None = None
         self._starting = asyncio.Lock()
         self._one_by_one = asyncio.Lock()
@@ -54,9 +63,24 @@ class ChildRuntime:
     def run(self, attempts: Sequence[Attempt]) -> None:
         """See `Runtime.run`."""
         for attempt in attempts:
+            attempt.context = TaskContext(attempt.assignment, attempt.bundle.queue, self._surroundings)
             task = asyncio.get_running_loop().create_task(self._one(attempt), name="suspect")
             self._tasks.add(task)
             task.add_done_callback(self._ended)
+
+    def interrupt(self, attempt: Attempt) -> None:
+        """See `Runtime.interrupt`: the process has a clock of its own."""
+
+    def cancel(self, attempt: Attempt) -> None:
+        """See `Runtime.cancel`: its process is killed."""
+        attempt.context.cancelled = True
+        if (process := self._processes.get(attempt)) is not None:
+            process.kill()
+
+    end = cancel
+
+    def abandon(self, attempt: Attempt) -> None:
+        """See `Runtime.abandon`: a process that was killed is gone."""
 
     async def stop(self) -> None:
         """Kill the children that still run."""
@@ -71,21 +95,32 @@ class ChildRuntime:
 
     async def _one(self, attempt: Attempt) -> None:
         try:
-            outcome = await (await self._alive_forker()).run(attempt.assignment)
+            outcome = await self._run(await self._alive_forker(), attempt)
         except ZygoteDied as error:
             if error.alone:
-                outcome = crashed(attempt.assignment, "it killed the process that forks children")
+                outcome = crashed(attempt, "it killed the process that forks children")
             else:
                 outcome = await self._apart(attempt)
         self._finished([(attempt, outcome)])
+
+    async def _run(self, forker: Forker, attempt: Attempt) -> Outcome:
+        process = await forker.fork()
+        self._processes[attempt] = process
+        try:
+            if attempt.context.cancelled:
+                process.kill()
+            return await process.run(attempt)
+        finally:
+            del self._processes[attempt]
+            process.close()
 
     async def _apart(self, attempt: Attempt) -> Outcome:
         async with self._one_by_one:
             forker = await self._start_forker()
             try:
-                return await forker.run(attempt.assignment)
+                return await self._run(forker, attempt)
             except ZygoteDied:
-                return crashed(attempt.assignment, "it killed the process that forks children")
+                return crashed(attempt, "it killed the process that forks children")
             finally:
                 await forker.stop()
 

@@ -1,26 +1,47 @@
 """Coroutine functions, in an event loop of their own in a thread of its own.
 
 Apart from the loop that talks to the broker: a handler that blocks its loop stops the other coroutine handlers, but
-neither heartbeats nor beats, replies or health.
+neither heartbeats nor beats, replies or health. Which one it is, and where, is logged once for each time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+from common.context import Surroundings, TaskContext
 from common.lifecycle import loop_factory
 from worker_service.attempts import Attempt
+from worker_service.interrupts import CoroutineInterrupt
 from worker_service.pipeline import run_coroutine
 from worker_service.results import Limits
 from worker_service.runtimes import Finished
 from worker_service.runtimes.handover import Handover
+from worker_service.runtimes.limits import deadline
 
 _STOP_SECONDS = 2.0
+_FRAMES = 20
 _log = logging.getLogger(__name__)
+
+
+class Blockage(NamedTuple):
+    """A task function that blocks the loop.
+
+    Attributes:
+        attempt: whose; None when it is a task that a task function left behind, or a callback.
+        seconds: for how long by now.
+        stack: where it is.
+    """
+
+    attempt: Attempt | None
+    seconds: float
+    stack: str
 
 
 class CoroutineRuntime:
@@ -29,12 +50,24 @@ class CoroutineRuntime:
     Args:
         limits: bounds on arguments and results.
         finished: told of what has ended, in the loop that called `start`.
+        surroundings: what is done for the tasks.
+        new_loop: makes the event loop; by default uvloop's where it is installed.
     """
 
-    def __init__(self, limits: Limits, finished: Finished) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        finished: Finished,
+        surroundings: Surroundings,
+        new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    ) -> None:
+        self._new_loop = new_loop
         self._limits = limits
         self._finished = finished
+        self._surroundings = surroundings
         self._tasks: dict[Attempt, asyncio.Task[None]] = {}
+        self._interrupts: dict[Attempt, CoroutineInterrupt] = {}
+        self._blamed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._stopping = False
@@ -46,7 +79,7 @@ class CoroutineRuntime:
         if self._thread is not None:
             return
         self._handover = Handover(asyncio.get_running_loop(), self._finished)
-        factory = loop_factory() or asyncio.new_event_loop
+        factory = self._new_loop or loop_factory() or asyncio.new_event_loop
         self._loop = factory()
         self._thread = threading.Thread(target=self._serve, args=(self._loop,), name="coroutines", daemon=True)
         self._thread.start()
@@ -54,7 +87,23 @@ class CoroutineRuntime:
     def run(self, attempts: Sequence[Attempt]) -> None:
         """See `Runtime.run`."""
         assert self._loop is not None
+        for attempt in attempts:
+            attempt.context = TaskContext(attempt.assignment, attempt.bundle.queue, self._surroundings)
         self._loop.call_soon_threadsafe(self._begin, attempts)
+
+    def interrupt(self, attempt: Attempt) -> None:
+        """See `Runtime.interrupt`."""
+        self._in_loop(self._interrupt, attempt)
+
+    def cancel(self, attempt: Attempt) -> None:
+        """See `Runtime.cancel`."""
+        attempt.context.cancelled = True
+        self._in_loop(self._cancel, attempt)
+
+    end = cancel
+
+    def abandon(self, attempt: Attempt) -> None:
+        """See `Runtime.abandon`: there is room for any number of tasks."""
 
     def probe(self) -> None:
         """Measure how late the loop is; `lag` tells. Call it now and then."""
@@ -67,6 +116,20 @@ class CoroutineRuntime:
         """Seconds by which the loop ran the last probe late, or by which it is late now."""
         probed = self._probed
         return max(self._lag, time.monotonic() - probed) if probed else self._lag
+
+    def blockage(self, after: float) -> Blockage | None:
+        """Who blocks the loop for more than `after` seconds, told once for each time."""
+        late = time.monotonic() - self._probed if self._probed else 0.0
+        if late < after:
+            self._blamed = False
+            return None
+        if self._blamed or self._thread is None:
+            return None
+        self._blamed = True
+        frame = sys._current_frames().get(self._thread.ident or 0)  # noqa: SLF001 - the only way to see it
+        current = asyncio.current_task(self._loop)
+        attempt = next((each for each, task in list(self._tasks.items()) if task is current), None)
+        return Blockage(attempt, late, "".join(traceback.format_stack(frame)[-_FRAMES:]) if frame else "")
 
     async def stop(self) -> None:
         """Cancel what still runs; give up on a loop that is blocked for more than 2 s."""
@@ -88,9 +151,33 @@ class CoroutineRuntime:
             self._tasks[attempt] = loop.create_task(self._one(attempt))
 
     async def _one(self, attempt: Attempt) -> None:
-        outcome = await run_coroutine(attempt.assignment, attempt.handler, self._limits)
+        interrupt: CoroutineInterrupt | None = None
+        if attempt.policy is not None:
+            attempt.context.deadline = deadline(attempt.policy)
+            if attempt.policy.timeout is not None:
+                interrupt = self._interrupts[attempt] = CoroutineInterrupt()
+        outcome = await run_coroutine(attempt.context, attempt.handler, self._limits, interrupt)
         del self._tasks[attempt]
+        if interrupt is not None:
+            del self._interrupts[attempt]
         self._handover.put(attempt, outcome)
+
+    def _in_loop(self, act: Callable[[Attempt], None], attempt: Attempt) -> None:
+        loop = self._loop
+        assert loop is not None
+        # One round later: a task that is cancelled before its first step would never be heard of.
+        loop.call_soon_threadsafe(loop.call_soon, act, attempt)
+
+    def _interrupt(self, attempt: Attempt) -> None:
+        interrupt, task = self._interrupts.get(attempt), self._tasks.get(attempt)
+        if interrupt is not None and task is not None:
+            interrupt.raise_in(task)
+
+    def _cancel(self, attempt: Attempt) -> None:
+        if (interrupt := self._interrupts.get(attempt)) is not None:
+            interrupt.pending = False
+        if (task := self._tasks.get(attempt)) is not None:
+            task.cancel()
 
     def _answer_probe(self) -> None:
         self._lag = time.monotonic() - self._probed

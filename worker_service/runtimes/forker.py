@@ -1,27 +1,27 @@
-"""The worker's end of the zygote: starts it, hands it attempts, hears how the children ended."""
+"""The worker's end of the zygote: starts it, has it fork and kill, hears how its children ended."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from common.errors import SettingsError, WarrenError, WireError
-from common.wire import Assignment, ErrorKind, Outcome, decode, encode
-from worker_service.results import MAX_MESSAGE_BYTES, MAX_TRACEBACK_BYTES, Limits, failure
-from worker_service.runtimes.zygote import LENGTH, NUMBER, READY, STATUS, Setup
+from common.context import Surroundings
+from common.errors import SettingsError, WarrenError
+from common.wire import encode
+from worker_service.results import MAX_MESSAGE_BYTES, MAX_TRACEBACK_BYTES, Limits
+from worker_service.runtimes.process import Ended, Process, read, receive
+from worker_service.runtimes.zygote import NUMBER, READY, STATUS, Setup
 
 START_SECONDS: Final = 60.0
 """The user's modules have this long to be imported."""
-_LAST_WORDS_SECONDS: Final = 1.0
+_LONGEST_SUBMISSION: Final = 2 * 1024 * 1024
 _BUSY: Final = (errno.EAGAIN, errno.ETOOMANYREFS)
 _ALLOWED: Final = frozenset(
     {
@@ -60,19 +60,29 @@ def child_environment(environ: Mapping[str, str], further: Sequence[str]) -> dic
 class Forker:
     """A running zygote; make it with `start`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, limits: Limits) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], control: socket.socket, limits: Limits, surroundings: Surroundings
+    ) -> None:
         self._process = process
         self._control = control
         # A traceback and a message may each take six times their size as escaped JSON.
-        self._longest = limits.result_bytes + 6 * (MAX_MESSAGE_BYTES + MAX_TRACEBACK_BYTES) + 4096
-        self._jobs: dict[int, asyncio.Future[int]] = {}
+        outcome = limits.result_bytes + 6 * (MAX_MESSAGE_BYTES + MAX_TRACEBACK_BYTES) + 4096
+        self._longest = max(outcome, _LONGEST_SUBMISSION)
+        self._surroundings = surroundings
+        self._jobs: dict[int, asyncio.Future[WarrenError]] = {}
         self._next = 0
         self._listener = asyncio.get_running_loop().create_task(self._listen(), name="zygote")
         self.alive = True
 
     @classmethod
     async def start(
-        cls, modules: Sequence[str], limits: Limits, environment: Mapping[str, str], log_level: str, log_format: str
+        cls,
+        modules: Sequence[str],
+        limits: Limits,
+        environment: Mapping[str, str],
+        log_level: str,
+        log_format: str,
+        surroundings: Surroundings,
     ) -> Forker:
         """Start a zygote and wait until it has imported `modules`.
 
@@ -81,6 +91,7 @@ class Forker:
             limits: bounds on arguments and results.
             environment: the children's whole environment.
             log_level, log_format: see `common.logs.configure`.
+            surroundings: what is done for the tasks.
 
         Raises:
             SettingsError: it cannot import them, or not in time.
@@ -106,38 +117,29 @@ class Forker:
             await _end(process)
             hint = "they get only a part of the environment, see the setting child_environment"
             raise SettingsError([f"modules cannot be imported in the processes for suspects ({hint}): {fault}"])
-        return cls(process, ours, limits)
+        return cls(process, ours, limits, surroundings)
 
-    async def run(self, assignment: Assignment) -> Outcome:
-        """Run one attempt in a child and wait for its end.
+    async def fork(self) -> Process:
+        """A new process.
 
         Raises:
-            ZygoteDied: nothing is known of the attempt.
+            ZygoteDied: there is none, and will be none.
         """
-        loop = asyncio.get_running_loop()
         self._next += 1
-        job, ended = self._next, loop.create_future()
+        job = self._next
+        ended: asyncio.Future[WarrenError] = asyncio.get_running_loop().create_future()
         self._jobs[job] = ended
         ours, theirs = socket.socketpair()
+        ours.setblocking(False)
         try:
-            ours.setblocking(False)
-            try:
-                await self._send(job, theirs.fileno())
-            finally:
-                theirs.close()
-            talking = loop.create_task(self._talk(ours, encode(assignment)))
-            try:
-                status = await ended
-                # Everything that the child wrote is in the socket; only a process that it left behind keeps it open.
-                await asyncio.wait((talking,), timeout=_LAST_WORDS_SECONDS)
-                body = talking.result() if talking.done() else None
-            finally:
-                talking.cancel()
-                await asyncio.wait((talking,))
-        finally:
+            await self._send(job, theirs.fileno())
+        except BaseException:
             self._jobs.pop(job, None)
             ours.close()
-        return _verdict(assignment, body, status)
+            raise
+        finally:
+            theirs.close()
+        return Process(ours, ended, lambda: self._kill(job), self._longest, self._surroundings)
 
     async def stop(self) -> None:
         """Kill the children and end the zygote."""
@@ -160,29 +162,26 @@ class Forker:
                 return
             await asyncio.sleep(0.005)  # it forks as fast as it can
 
-    async def _talk(self, pipe: socket.socket, request: bytes) -> bytes | None:
-        """Send the attempt, read the outcome. None when the child ends or says something else."""
-        loop = asyncio.get_running_loop()
+    def _kill(self, job: int) -> None:
+        if job not in self._jobs or not self.alive:
+            return
         try:
-            await loop.sock_sendall(pipe, LENGTH.pack(len(request)) + request)
-            header = await _read(pipe, LENGTH.size)
-            if header is None:
-                return None
-            (length,) = LENGTH.unpack(header)
-            return await _read(pipe, length) if length <= self._longest else None
+            self._control.send(NUMBER.pack(job))
+        except BlockingIOError:
+            asyncio.get_running_loop().call_later(0.005, self._kill, job)
         except OSError:
-            return None
+            return  # it has ended, and its children with it
 
     async def _listen(self) -> None:
-        while (data := await _read(self._control, STATUS.size)) is not None:
-            job, status = STATUS.unpack(data)
-            ended = self._jobs.get(job)
-            if ended is not None and not ended.done():
-                ended.set_result(status)
+        while (data := await read(self._control, STATUS.size)) is not None:
+            job, status, memory = STATUS.unpack(data)
+            ended = self._jobs.pop(job, None)
+            if ended is not None:
+                ended.set_result(Ended(status, memory))
         self.alive = False
-        open_jobs = [ended for ended in self._jobs.values() if not ended.done()]
-        for ended in open_jobs:
-            ended.set_exception(ZygoteDied(len(open_jobs) == 1))
+        jobs, self._jobs = self._jobs, {}
+        for ended in jobs.values():
+            ended.set_result(ZygoteDied(len(jobs) == 1))
 
 
 def _spawn(setup: Setup, fd: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -199,52 +198,11 @@ def _spawn(setup: Setup, fd: int, environment: Mapping[str, str]) -> subprocess.
 async def _first_words(control: socket.socket) -> str | None:
     """None when the zygote is ready, else what went wrong."""
     said = b""
-    while chunk := await _recv(control, 4096):
+    while chunk := await receive(control, 4096):
         said += chunk
         if said == READY:
             return None
     return said[1:].decode("utf-8", "replace") if said else "the process ended at once"
-
-
-def _verdict(assignment: Assignment, body: bytes | None, status: int) -> Outcome:
-    if body is not None:
-        with contextlib.suppress(WireError):
-            outcome = decode(Outcome, body)
-            if (outcome.id, outcome.lease) == (assignment.id, assignment.lease):
-                return outcome
-    return crashed(assignment, describe(status))
-
-
-def crashed(assignment: Assignment, how: str) -> Outcome:
-    """The outcome of an attempt whose process died."""
-    return failure(assignment, ErrorKind.CRASHED, "ProcessDied", how)
-
-
-def describe(status: int) -> str:
-    """How a child ended, from its exit code; that of a killed one is the negative number of the signal."""
-    if status >= 0:
-        return f"exit code {status} without a result"
-    with contextlib.suppress(ValueError):
-        return f"killed by {signal.Signals(-status).name}"
-    return f"killed by signal {-status}"
-
-
-async def _read(pipe: socket.socket, count: int) -> bytes | None:
-    """Exactly `count` bytes, or None when the other end is closed before that."""
-    data = bytearray()
-    while len(data) < count:
-        chunk = await _recv(pipe, min(count - len(data), 1 << 18))
-        if not chunk:
-            return None
-        data += chunk
-    return bytes(data)
-
-
-async def _recv(pipe: socket.socket, count: int) -> bytes:
-    try:
-        return await asyncio.get_running_loop().sock_recv(pipe, count)
-    except ConnectionError:
-        return b""
 
 
 async def _end(process: subprocess.Popen[bytes]) -> None:

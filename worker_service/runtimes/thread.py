@@ -5,6 +5,9 @@ deque, and at most one thread at a time is being woken: when it comes round it t
 wakes the next one before it runs its own. Tasks that wait (for a socket, a lock) let the next thread run at once and so
 spread over all threads; tasks that are over within microseconds are all run by the first thread before a second one
 gets to run, with one wake-up for the whole batch.
+
+A thread cannot be killed. One whose function does not end after its hard timeout is given up: another thread takes its
+place, and should the function end after all, its thread ends too.
 """
 
 from __future__ import annotations
@@ -17,11 +20,15 @@ from collections import deque
 from collections.abc import Sequence
 from queue import SimpleQueue
 
+from common.context import Surroundings, TaskContext
+from common.wire import Outcome
 from worker_service.attempts import Attempt
+from worker_service.interrupts import ThreadInterrupt
 from worker_service.pipeline import run_plain
 from worker_service.results import Limits
 from worker_service.runtimes import Finished
 from worker_service.runtimes.handover import Handover
+from worker_service.runtimes.limits import deadline, interruptible
 
 _STOP_SECONDS = 2.0
 _log = logging.getLogger(__name__)
@@ -34,10 +41,14 @@ class ThreadRuntime:
         size: how many threads; attempts beyond wait in their order.
         limits: bounds on arguments and results.
         finished: told of what has ended, in the loop that called `start`.
+        surroundings: what is done for the tasks.
     """
 
-    def __init__(self, size: int, limits: Limits, finished: Finished) -> None:
+    def __init__(self, size: int, limits: Limits, finished: Finished, surroundings: Surroundings) -> None:
         self._size = size
+        self._surroundings = surroundings
+        self._interrupts: dict[Attempt, ThreadInterrupt] = {}
+        self._abandoned: set[Attempt] = set()
         self._limits = limits
         self._finished = finished
         self._threads: list[threading.Thread] = []
@@ -51,15 +62,36 @@ class ThreadRuntime:
         if self._threads:
             return
         self._handover = Handover(asyncio.get_running_loop(), self._finished)
-        for number in range(self._size):
-            thread = threading.Thread(target=self._serve, name=f"plain-{number}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        for _ in range(self._size):
+            self._start_thread()
 
     def run(self, attempts: Sequence[Attempt]) -> None:
         """See `Runtime.run`."""
+        for attempt in attempts:
+            attempt.context = TaskContext(attempt.assignment, attempt.bundle.queue, self._surroundings)
+            if attempt.policy is not None and interruptible(attempt.policy):
+                self._interrupts[attempt] = ThreadInterrupt()
         self._tasks.extend(attempts)
         self._wake_one()
+
+    def interrupt(self, attempt: Attempt) -> None:
+        """See `Runtime.interrupt`."""
+        if (interrupt := self._interrupts.get(attempt)) is not None:
+            interrupt.raise_in()
+
+    def cancel(self, attempt: Attempt) -> None:
+        """See `Runtime.cancel`: the function sees ``ctx.cancelled``."""
+        attempt.context.cancelled = True
+
+    def end(self, attempt: Attempt) -> None:
+        """See `Runtime.end`: `TaskTimeout`, if it had none before, and ``ctx.cancelled``."""
+        self.cancel(attempt)
+        self.interrupt(attempt)
+
+    def abandon(self, attempt: Attempt) -> None:
+        """See `Runtime.abandon`: another thread takes its place."""
+        self._abandoned.add(attempt)
+        self._start_thread()
 
     async def stop(self) -> None:
         """End the idle threads; those whose function still runs are abandoned."""
@@ -74,6 +106,11 @@ class ThreadRuntime:
         stuck = await asyncio.get_running_loop().run_in_executor(None, _join, threads)
         if stuck:
             _log.error("plain functions still run in their threads, they are abandoned", extra={"threads": stuck})
+
+    def _start_thread(self) -> None:
+        thread = threading.Thread(target=self._serve, name=f"plain-{len(self._threads)}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _wake_one(self) -> None:
         # Two threads may both come here and wake two: harmless. None is missed: the woken one clears the flag before
@@ -93,8 +130,23 @@ class ThreadRuntime:
                 if self._tasks:
                     self._wake_one()
                 # A context of its own for each task: a variable that one sets must not reach the next.
-                outcome = contextvars.Context().run(run_plain, attempt.assignment, attempt.handler, self._limits)
+                own = contextvars.Context()
+                if attempt.policy is None:
+                    outcome = own.run(run_plain, attempt.context, attempt.handler, self._limits)
+                else:
+                    outcome = own.run(self._run_limited, attempt)
                 self._handover.put(attempt, outcome)
+                if self._abandoned and attempt in self._abandoned:
+                    self._abandoned.discard(attempt)
+                    return
+
+    def _run_limited(self, attempt: Attempt) -> Outcome:
+        assert attempt.policy is not None
+        attempt.context.deadline = deadline(attempt.policy)
+        try:
+            return run_plain(attempt.context, attempt.handler, self._limits, self._interrupts.get(attempt))
+        finally:
+            self._interrupts.pop(attempt, None)
 
 
 def _join(threads: Sequence[threading.Thread]) -> int:

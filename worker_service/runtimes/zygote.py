@@ -1,10 +1,12 @@
-"""The process that suspects are forked from. Runs in a process of its own, started by `runtimes.child`.
+"""The process that the worker's processes are forked from: those of suspects, and those of the pool.
 
-It imports the user's modules once and then forks one child for each attempt, within milliseconds. It has one thread, no
-event loop and no connection, so that forking it is safe. With the worker it shares one socket:
+It imports the user's modules once and then forks within milliseconds. It has one thread, no event loop and no
+connection, so that forking it is safe: what multiprocessing calls a forkserver, with the modules in it. With the worker
+it shares one socket:
 
-    worker ── job number + one end of a socket pair ──> zygote ── fork ──> child: reads its attempt from its end,
-           <──── job number + wait status ───────────                     runs it, writes its outcome, exits
+    worker ── job number + one end of a socket pair ──> zygote ── fork ──> process: see `frames`
+           ── job number alone ───────────────────────>        ── SIGKILL ──>
+           <──── job number, wait status, memory ─────
 
 The end of the worker closes the socket: then the zygote kills its children and ends too. Should it have no time for
 that, the kernel does it (`prctl.die_with_parent`).
@@ -13,7 +15,6 @@ that, the kernel does it (`prctl.die_with_parent`).
 from __future__ import annotations
 
 import array
-import asyncio
 import contextlib
 import gc
 import os
@@ -28,16 +29,14 @@ import msgspec
 
 from common import logs
 from common.errors import SettingsError, WarrenError
-from common.wire import Assignment, ErrorKind, Outcome, decode, encode
 from worker_service.handlers import Handler
 from worker_service.loader import load
-from worker_service.pipeline import run_coroutine, run_plain
-from worker_service.results import Limits, failure
+from worker_service.results import Limits
 from worker_service.runtimes.prctl import die_with_parent
+from worker_service.runtimes.serving import Server
 
 NUMBER: Final = struct.Struct("!Q")
-STATUS: Final = struct.Struct("!Qi")
-LENGTH: Final = struct.Struct("!I")
+STATUS: Final = struct.Struct("!QiQ")
 READY: Final = b"R"
 FAULT: Final = b"F"
 
@@ -127,6 +126,9 @@ class Zygote:
         if not data:
             return False
         (job,) = NUMBER.unpack(data)
+        if not fds:
+            self._kill(job)
+            return True
         (fd,) = fds
         pid = os.fork()
         if pid == 0:
@@ -137,16 +139,23 @@ class Zygote:
 
     def _reap(self) -> None:
         while self._children:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
             if pid == 0:
                 return
             job = self._children.pop(pid, None)
             if job is not None:
                 with contextlib.suppress(OSError):
-                    self._control.sendall(STATUS.pack(job, os.waitstatus_to_exitcode(status)))
+                    memory = usage.ru_maxrss * 1024
+                    self._control.sendall(STATUS.pack(job, os.waitstatus_to_exitcode(status), memory))
+
+    def _kill(self, job: int) -> None:
+        # Here, since a process id is certain to be that child's only until it has been waited for.
+        for pid, number in self._children.items():
+            if number == job:
+                _kill_group(pid)
 
     def _be_child(self, fd: int) -> NoReturn:
-        """Run one attempt in this new process; never returns into the zygote's loop."""
+        """Be this new process; never returns into the zygote's loop."""
         code = 1
         try:
             signal.set_wakeup_fd(-1)
@@ -157,9 +166,7 @@ class Zygote:
             os.close(self._wake_reader)
             os.close(self._wake_writer)
             with socket.socket(fileno=fd) as pipe:
-                outcome = self._run(pipe)
-                body = encode(outcome)
-                pipe.sendall(LENGTH.pack(len(body)) + body)
+                Server(pipe, self._handlers, self._limits).serve()
             code = 0
         finally:
             with contextlib.suppress(OSError, ValueError):
@@ -167,32 +174,6 @@ class Zygote:
                 sys.stderr.flush()
             # No cleaning up: exit handlers belong to the process that registered them.
             os._exit(code)
-
-    def _run(self, pipe: socket.socket) -> Outcome:
-        assignment = decode(Assignment, read_message(pipe))
-        handler = self._handlers.get(assignment.task)
-        if handler is None:
-            return failure(assignment, ErrorKind.CRASHED, "NotFound", "the child process does not know the function")
-        if handler.is_coroutine:
-            # Not `asyncio.run`: it waits for tasks that the function left behind, and the result is there already.
-            return asyncio.new_event_loop().run_until_complete(run_coroutine(assignment, handler, self._limits))
-        return run_plain(assignment, handler, self._limits)
-
-
-def read_message(pipe: socket.socket) -> bytes:
-    """One message with its length before it, from a blocking socket."""
-    (length,) = LENGTH.unpack(_read_exactly(pipe, LENGTH.size))
-    return _read_exactly(pipe, length)
-
-
-def _read_exactly(pipe: socket.socket, count: int) -> bytes:
-    chunks = bytearray()
-    while len(chunks) < count:
-        chunk = pipe.recv(min(count - len(chunks), 1 << 20))
-        if not chunk:
-            raise EOFError("the worker closed the pipe")
-        chunks += chunk
-    return bytes(chunks)
 
 
 def _receive_with_fd(control: socket.socket) -> tuple[bytes, list[int]]:

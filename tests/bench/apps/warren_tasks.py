@@ -1,5 +1,7 @@
 """The no-op tasks that Warren's worker loads."""
 
+import time
+
 from common import task
 
 
@@ -11,3 +13,9 @@ async def noop() -> None:
 @task(name="bench.noop_thread")
 def noop_thread() -> None:
     """Do nothing, in one of the worker's threads."""
+
+
+@task(name="bench.late")
+async def late(due: float) -> float:
+    """Return by how many seconds it was started after `due`, seconds since the epoch."""
+    return time.time() - due

@@ -13,7 +13,11 @@ from tests.bench.loop import new_runner
 from tests.bench.site import Site
 from tests.bench.systems import Burst, Command, Leftovers, Session
 
-NOOP, NOOP_THREAD = "bench.noop", "bench.noop_thread"
+NOOP, NOOP_THREAD, LATE = "bench.noop", "bench.noop_thread", "bench.late"
+DUE_RATE = 1000  # delayed tasks that become due in a second
+_DUE = 10_000  # how many of them
+_AHEAD = 10.0  # seconds between their submission and the first one
+_FAR = 86_400.0  # seconds that the others are delayed
 _SUBMITTERS = 200  # coroutines that submit one by one
 _FILL = 20_000  # tasks of one call while a backlog is made
 _PATIENCE = 120.0  # seconds until a missing result counts as a failure
@@ -136,6 +140,21 @@ class WarrenSession:
         for first in range(0, n, _FILL):
             await self.client.submit_many(call(NOOP) for _ in range(min(_FILL, n - first)))
         return time.perf_counter() - began
+
+    def delayed(self, n: int) -> list[float]:
+        """See `tests.bench.client.Backlogged`."""
+        return self.runner.run(self._delayed(n))
+
+    async def _delayed(self, n: int) -> list[float]:
+        from common import call
+
+        far = self.client.options(delay=_FAR)
+        for first in range(0, n, _FILL):
+            await far.submit_many(call(NOOP) for _ in range(min(_FILL, n - first)))
+        begin = time.time() + _AHEAD
+        moments = [begin + index / DUE_RATE for index in range(_DUE)]
+        handles = await self.client.submit_many(call(LATE, due).options(run_at=due) for due in moments)
+        return [await handle.result(timeout=_PATIENCE) for handle in handles]
 
     def idle(self, until: Callable[[], None]) -> None:
         """Stay connected and be told results until `until`, called in a thread, returns."""

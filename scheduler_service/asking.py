@@ -1,0 +1,41 @@
+"""Who asks, and how a part answers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from msgspec import Struct
+
+from common.wire import Message
+
+PATIENCE: Final = 0.25
+"""Seconds for which one question is worked on; then the page that is there is the answer, and the client goes on."""
+
+
+class Asker(Struct, frozen=True):
+    """Who asks.
+
+    Attributes:
+        user: the broker user.
+        reply_to: where the answer goes; one of the user's own queues.
+        operator: may see everybody's tasks.
+    """
+
+    user: str
+    reply_to: str
+    operator: bool = False
+
+    @property
+    def owner(self) -> str | None:
+        """Whose tasks the asker may see; None: everybody's."""
+        return None if self.operator else self.user
+
+
+Answer = Callable[[Asker, bytes], Awaitable[Message]]
+"""Answers one kind of question from its body.
+
+Raises:
+    WireError: the question cannot be read.
+    StoreUnavailable: it cannot be answered now.
+"""

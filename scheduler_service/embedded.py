@@ -1,0 +1,79 @@
+"""The scheduler inside somebody else's process, for `common.testing`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from common.tasks import TaskFunction
+from scheduler_service import events
+from scheduler_service.app import Scheduler
+from scheduler_service.settings import SchedulerSettings
+
+
+class EmbeddedScheduler:
+    """See `common.testing.harness.Embedded`.
+
+    Args:
+        settings: of the scheduler.
+        folder: for its database.
+        tasks: not needed here.
+        wakes: not needed here.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        folder: str,
+        tasks: Mapping[str, TaskFunction[..., Any]],
+        wakes: Callable[[asyncio.AbstractEventLoop], None],
+    ) -> None:
+        database = {"database_url": f"sqlite:///{folder}/warren.db"}
+        self._scheduler = Scheduler(SchedulerSettings(**(database | dict(settings))))
+        self._moved = 0
+        self._run: asyncio.Task[int] | None = None
+        telemetry = self._scheduler.telemetry
+        for kind in (events.Submitted, events.Dispatched, events.Replied, events.Returned, events.Told):
+            telemetry.on(kind, self._count)
+
+    def _count(self, event: object) -> None:
+        self._moved += 1
+
+    def activity(self) -> int:
+        """How often tasks have moved."""
+        return self._moved
+
+    def busy(self) -> bool:
+        """Whether a transaction is open."""
+        return bool(self._scheduler.store.pending)
+
+    def next_due(self) -> float | None:
+        """When the next waiting task is due or over, seconds since the epoch."""
+        return self._scheduler.timers.next_moment
+
+    def running(self) -> list[str]:
+        """Nothing: task functions run in the worker."""
+        return []
+
+    async def round(self) -> None:
+        """Nothing: everything but the store is in the main loop."""
+
+    async def start(self) -> None:
+        """Start, and return when it works.
+
+        Raises:
+            Exception: whatever keeps it from starting.
+        """
+        self._run = asyncio.create_task(self._scheduler.service.run(signals=False), name="scheduler")
+        started = asyncio.create_task(self._scheduler.service.started.wait())
+        await asyncio.wait((self._run, started), return_when=asyncio.FIRST_COMPLETED)
+        started.cancel()
+        if self._run.done():
+            self._run.result()
+
+    async def stop(self) -> None:
+        """Drain and stop."""
+        self._scheduler.service.drain()
+        if self._run is not None:
+            await self._run

@@ -1,0 +1,95 @@
+"""Endings: what follows when tasks end without a reply, because they expired or were cancelled.
+
+The store knows already. What is left: the numbers of what waits, metrics, and those who wait for the results. Telling
+happens in the background, so that a slow client holds up neither the clock nor the dispatch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from common.states import State
+from common.telemetry import Telemetry
+from common.wire import TaskResult
+from scheduler_service import events
+from scheduler_service.operations import Ended, results_to_tell
+
+
+class Endings:
+    """Follows up on tasks that have ended without a reply.
+
+    Args:
+        queued: told how many queued tasks of which queue are fewer, as a negative number.
+        scheduled: the same for scheduled tasks.
+        tell: tells results by reply queue.
+        telemetry: where `Ended` goes.
+    """
+
+    def __init__(
+        self,
+        *,
+        queued: Callable[[str, int], None],
+        scheduled: Callable[[str, int], None],
+        tell: Callable[[Mapping[str, Sequence[TaskResult]]], Awaitable[None]],
+        telemetry: Telemetry,
+    ) -> None:
+        self._queued = queued
+        self._scheduled = scheduled
+        self._tell = tell
+        self._telemetry = telemetry
+        self._telling: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Nothing to start."""
+
+    async def drain(self) -> None:
+        """Wait until all are told."""
+        if self._telling:
+            await asyncio.wait(self._telling)
+
+    async def stop(self) -> None:
+        """Tell no more."""
+        for task in self._telling:
+            task.cancel()
+        if self._telling:
+            await asyncio.wait(self._telling)
+
+    def settle(self, ended: Sequence[Ended]) -> None:
+        """Take those that waited off the numbers, and announce all."""
+        fewer = Counter((each.stored.task.state, each.stored.queue) for each in ended)
+        for (state, queue), count in fewer.items():
+            if state is State.QUEUED:
+                self._queued(queue, -count)
+            elif state is State.SCHEDULED:
+                self._scheduled(queue, -count)
+        self.announce(ended)
+
+    def announce(self, ended: Sequence[Ended]) -> None:
+        """Count them, and tell those who wait for them."""
+        if not ended:
+            return
+        now = time.time()
+        finished = [
+            events.Finished(
+                each.stored.queue,
+                each.stored.name,
+                each.task.state.value,
+                0.0,
+                max(0.0, now - each.stored.submitted_at),
+            )
+            for each in ended
+        ]
+        self._telemetry.emit(events.Ended(finished))
+        told: dict[str, list[TaskResult]] = defaultdict(list)
+        for each in ended:
+            results_to_tell(each.stored, each.task, each.aliases, lambda to, result: told[to].append(result))
+        if told:
+            task = asyncio.create_task(self._tell_all(told), name="tell what has ended")
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+
+    async def _tell_all(self, told: Mapping[str, Sequence[TaskResult]]) -> None:
+        await self._tell(told)

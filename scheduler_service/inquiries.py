@@ -1,0 +1,96 @@
+"""Inquiries: answers what clients ask about tasks: what became of them, how they stand, and which there are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from common.options import TaskOptions
+from common.questions import Ask, AskKind, ListTasks, Statuses, TaskStatus
+from common.states import State
+from common.wire import Message, Told, decode
+from scheduler_service import operations
+from scheduler_service.asking import PATIENCE, Asker
+from scheduler_service.fleet.directory import Directory
+from scheduler_service.fleet.flights import Flights
+from scheduler_service.operations import Found
+from scheduler_service.storage.store import Store
+
+TellStored = Callable[[Mapping[str, Sequence[str]]], Awaitable[None]]
+
+
+class Inquiries:
+    """Answers `Ask` and `ListTasks`.
+
+    Args:
+        store: where tasks are.
+        flights: what is out, with its progress.
+        directory: the live workers, for what the store does not know.
+        tell_stored: tells stored results by reply queue.
+    """
+
+    def __init__(self, store: Store, flights: Flights, directory: Directory, *, tell_stored: TellStored) -> None:
+        self._store = store
+        self._flights = flights
+        self._directory = directory
+        self._tell_stored = tell_stored
+
+    async def ask(self, asker: Asker, body: bytes) -> Message:
+        """Answer a `wait` or `status` question; the results of a `wait` are told before its answer."""
+        ask = decode(Ask, body)
+        if ask.kind is AskKind.WAIT:
+            terminal, unknown = await self._store.run(operations.wait_for, ask.ids, asker.user, asker.reply_to)
+            await self._tell_stored({asker.reply_to: terminal})
+            return Told([], unknown)
+        found, unknown = await self._store.run(operations.look_up, ask.ids, asker.owner)
+        return Statuses([self._describe(each) for each in found], unknown)
+
+    async def list_tasks(self, asker: Asker, body: bytes) -> Message:
+        """Answer with a page of tasks; it may be short, even empty, and yet not be the last."""
+        ask = decode(ListTasks, body)
+        listed: list[TaskStatus] = []
+        deadline = time.monotonic() + PATIENCE
+        after = ask.after
+        while True:
+            found, unknown, after = await self._store.run(
+                operations.list_tasks, ask.where, asker.owner, after, ask.limit - len(listed)
+            )
+            listed += [self._describe(each) for each in found]
+            if after is None or len(listed) >= ask.limit or time.monotonic() > deadline:
+                return Statuses(listed, unknown, after)
+
+    def _describe(self, found: Found) -> TaskStatus:
+        stored, task = found.stored, found.stored.task
+        status = TaskStatus(
+            found.id,
+            task.state.value,
+            stored.name,
+            stored.queue,
+            stored.priority,
+            task.attempt,
+            stored.worker or "",
+            stored.submitted_at,
+            stored.dispatched_at or 0.0,
+            stored.finished_at or 0.0,
+            error=task.error,
+            due_at=task.due_at or 0.0,
+            expires_at=task.expires_at or 0.0,
+            failures=task.failures,
+            attempts=found.attempts,
+            alias_of=stored.id if found.is_alias else "",
+        )
+        if task.state is State.DISPATCHED:
+            running = self._directory.running_at(task.lease)
+            if running is not None:
+                status.state, status.worker = "running", running
+            flight = self._flights.by_lease.get(task.lease)
+            status.progress = None if flight is None else flight.progress
+        if status.state in (State.DISPATCHED, State.QUEUED, State.SCHEDULED):
+            status.note = self._directory.why_waiting(stored.queue, stored.name)
+        if stored.options is not None:
+            options = decode(TaskOptions, stored.options.encode())
+            status.key = options.key or ""
+            status.labels = options.labels or {}
+            status.parent = options.parent or ""
+            status.replay_of = options.replay_of or ""
+        return status

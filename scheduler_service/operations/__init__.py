@@ -1,0 +1,64 @@
+"""What the parts do to the store: each a plain function over a batch, run as one transaction.
+
+They join the statements of `storage` with the rules of `common.states`, and know neither broker nor clock.
+"""
+
+from __future__ import annotations
+
+from scheduler_service.operations.accepting import Accepted, AliasOf, accept, accept_carefully
+from scheduler_service.operations.applying import Applied, Ended, Report, apply, result_of, results_to_tell
+from scheduler_service.operations.asking import Found, look_up, result_pages, results_of, wait_for
+from scheduler_service.operations.dead import DeadPage, dead_page
+from scheduler_service.operations.moving import (
+    Claimed,
+    Outset,
+    Ripened,
+    add_queue,
+    claim,
+    count_scheduled,
+    known_queues,
+    outset,
+    ripen,
+    write_mark,
+)
+from scheduler_service.operations.pruning import Pruned, prune, prune_own
+from scheduler_service.operations.searching import CancelledPage, cancel, leases_of, list_tasks
+from scheduler_service.storage.parked import park
+
+__all__ = [
+    "Accepted",
+    "AliasOf",
+    "Applied",
+    "CancelledPage",
+    "Claimed",
+    "DeadPage",
+    "Ended",
+    "Found",
+    "Outset",
+    "Pruned",
+    "Report",
+    "Ripened",
+    "accept",
+    "accept_carefully",
+    "add_queue",
+    "apply",
+    "cancel",
+    "claim",
+    "count_scheduled",
+    "dead_page",
+    "known_queues",
+    "leases_of",
+    "list_tasks",
+    "look_up",
+    "outset",
+    "park",
+    "prune",
+    "prune_own",
+    "result_of",
+    "result_pages",
+    "results_of",
+    "results_to_tell",
+    "ripen",
+    "wait_for",
+    "write_mark",
+]
