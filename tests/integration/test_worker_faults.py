@@ -271,8 +271,9 @@ async def test_children_of_a_killed_worker_die(broker: Broker, namespace: str) -
         await scheduler.send(describe, sleeps)
         child = json.loads(bytes((await scheduler.outcome(describe)).result))["pid"]
         assert child != worker.pid
+        three = "the zygotes, of suspects and of the pool, and the one that sleeps"
+        await scheduler.until(lambda: len(_below(worker.pid)) == 3, what=three)
         below = _below(worker.pid)
-        assert len(below) == 3, "the zygotes, of suspects and of the pool, and the one that sleeps"
         worker.kill()
         await worker.wait()
         await scheduler.until(lambda: not any(_runs(pid) for pid in below), what="the end of the children")

@@ -52,17 +52,17 @@ def mark_claims_everything() -> None:
 
 def any_lease_will_do() -> None:
     """The transition takes an outcome for whatever lease it is."""
-    from scheduler_service import operations as module
+    from scheduler_service.operations import applying as module
 
-    operations: Any = module
-    decide = operations.transition
+    applying: Any = module
+    decide = applying.transition
 
     def mutated(task: Any, event: Any, now: float, rules: Any) -> Any:
         if hasattr(event, "lease"):
             event = replace(event, lease=task.lease)
         return decide(task, event, now, rules)
 
-    operations.transition = mutated
+    applying.transition = mutated
 
 
 def runs_what_is_redelivered() -> None:
