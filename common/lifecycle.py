@@ -135,6 +135,20 @@ class Service:
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
 
+    async def begin(self) -> asyncio.Task[int]:
+        """Run inside somebody else's process, without signals; returns, once every part has started, what runs.
+
+        Raises:
+            Exception: whatever keeps it from starting.
+        """
+        running = asyncio.create_task(self.run(signals=False), name=self.name)
+        started = asyncio.create_task(self.started.wait())
+        await asyncio.wait((running, started), return_when=asyncio.FIRST_COMPLETED)
+        started.cancel()
+        if running.done():
+            running.result()
+        return running
+
     async def _run(self) -> int:
         code = EXIT_FAILED
         try:

@@ -65,12 +65,7 @@ class EmbeddedScheduler:
         Raises:
             Exception: whatever keeps it from starting.
         """
-        self._run = asyncio.create_task(self._scheduler.service.run(signals=False), name="scheduler")
-        started = asyncio.create_task(self._scheduler.service.started.wait())
-        await asyncio.wait((self._run, started), return_when=asyncio.FIRST_COMPLETED)
-        started.cancel()
-        if self._run.done():
-            self._run.result()
+        self._run = await self._scheduler.service.begin()
 
     async def stop(self) -> None:
         """Drain and stop."""

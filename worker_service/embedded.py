@@ -82,12 +82,7 @@ class EmbeddedWorker:
         Raises:
             Exception: whatever keeps it from starting.
         """
-        self._run = asyncio.create_task(self._worker.service.run(signals=False), name="worker")
-        started = asyncio.create_task(self._worker.service.started.wait())
-        await asyncio.wait((self._run, started), return_when=asyncio.FIRST_COMPLETED)
-        started.cancel()
-        if self._run.done():
-            self._run.result()
+        self._run = await self._worker.service.begin()
 
     async def stop(self) -> None:
         """Drain and stop."""
