@@ -67,6 +67,14 @@ class InvalidFilter(WarrenError, ValueError):
     """Which tasks are meant cannot be said like this; nothing was asked."""
 
 
+class InvalidQuota(WarrenError, ValueError):
+    """A weight, rate or concurrency cannot be said like this; nothing was changed."""
+
+
+class NotAllowed(WarrenError):
+    """Only operators may do this (the scheduler's setting `operators`); nothing was changed."""
+
+
 class SubmissionError(WarrenError):
     """A submission was not confirmed.
 

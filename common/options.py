@@ -26,6 +26,8 @@ Moment = Annotated[float, Meta(gt=0, le=4_102_444_800 + LONGEST)]
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 Label = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z", max_length=64)]
 Text = Annotated[str, Meta(max_length=128)]
+Requirements = Annotated[tuple[Label, ...], Meta(max_length=8)]
+"""Labels that a worker has to have, sorted and each once."""
 
 
 class BackoffKind(StrEnum):
@@ -118,6 +120,7 @@ class TaskOptions(Policy, frozen=True, omit_defaults=True, gc=False, kw_only=Tru
         idempotency_window: seconds.
         unique: not a second task with this name while one is unfinished: a submission is the first one again.
         key: whose task it is, for fairness between tenants.
+        requires: labels that a worker has to have to run it; added to what the decorator requires.
         labels: for finding tasks again.
         parent: the id of the task that submitted it.
         replay_of: the id of the task that it repeats.
@@ -130,6 +133,7 @@ class TaskOptions(Policy, frozen=True, omit_defaults=True, gc=False, kw_only=Tru
     idempotency_window: Span | None = None
     unique: Name | None = None
     key: Text | None = None
+    requires: Requirements | None = None
     labels: Annotated[dict[Label, Text], Meta(max_length=16)] | None = None
     parent: Annotated[str, Meta(max_length=36)] | None = None
     replay_of: Annotated[str, Meta(max_length=36)] | None = None

@@ -121,6 +121,13 @@ class Topology:
         keys = ("all", f"worker.{worker}")
         return Queue(self._name("control", worker), False, True, _bounded(1000), self.control_exchange, keys)
 
+    def direct_queue(self, worker: str) -> Queue:
+        """The exclusive queue for what only this worker, or not every worker of a queue, can run.
+
+        It ends with the worker's connection; what it held is then found in nobody's beat, and dispatched anew.
+        """
+        return Queue(self._name("direct", worker), False, True)
+
     def beat_queue(self, user: str, nonce: str) -> Queue:
         """The exclusive, bounded queue on which one scheduler hears beats."""
         name = self._name("beat", user, nonce)

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from common.errors import WireError
-from common.options import Backoff, Policy, TaskOptions
+from common.options import Backoff, Label, Policy, TaskOptions
 
 CONTENT_TYPE: Final = "application/json"
 MAX_PACK_BYTES: Final = 1024 * 1024
@@ -242,6 +242,24 @@ class Told(Message, omit_defaults=True):
     unknown: list[str] = []
 
 
+class Load(Struct, omit_defaults=True, frozen=True, gc=False):
+    """How busy a worker's process and machine are.
+
+    Attributes:
+        load_average: of the machine, over a minute; as many as there are cores is full.
+        cores: of the machine, as far as the process may use them.
+        memory: resident bytes of the worker's process and its children.
+        loop_lag: seconds by which the task functions' event loop was late at worst since the last beat.
+        lowered: why this worker takes fewer tasks than it has slots; empty when it does not.
+    """
+
+    load_average: float = 0.0
+    cores: int = 0
+    memory: int = 0
+    loop_lag: float = 0.0
+    lowered: Annotated[str, Meta(max_length=200)] = ""
+
+
 class Beat(Message, omit_defaults=True):
     """Worker to schedulers: I am alive, and hold these leases (``warren.beat.v1``)."""
 
@@ -256,6 +274,19 @@ class Beat(Message, omit_defaults=True):
     """Leases that have started and are not yet answered (reply confirmed)."""
     waiting: list[str]
     """Leases that have arrived and have not started."""
+    ages: list[float] = []
+    """Seconds for which each of `running` has run."""
+    capacity: Annotated[int, Meta(ge=0, le=100_000)] = 0
+    """The slots that were configured; `slots` may be fewer for the moment."""
+    processes: Annotated[int, Meta(ge=0, le=100_000)] = 0
+    """How many of the slots can run functions with ``runtime="process"``."""
+    labels: Annotated[list[Label], Meta(max_length=64)] = []
+    """What this worker has, for tasks that require it."""
+    load: Load = Load()
+    paused: bool = False
+    """An operator has told it to take nothing (`drain`), and may tell it to go on (`resume`)."""
+    direct: bool = False
+    """It consumes a queue of its own (`Topology.direct_queue`), for tasks that not every worker can run."""
     draining: bool = False
     leaving: bool = False
     """The last beat of this worker."""
@@ -268,7 +299,8 @@ class Beat(Message, omit_defaults=True):
     version: str = ""
     started_at: float = 0.0
     functions: list[str] | None = None
-    """The registered task functions; sent in the first beats, every ten seconds and after a probe."""
+    """The registered task functions whose requirements this worker's labels meet; sent in the first beats, every ten
+    seconds and after a probe."""
 
 
 class ControlVerb(StrEnum):
@@ -280,6 +312,22 @@ class ControlVerb(StrEnum):
     """Stop these leases where they run, and drop them where they wait."""
     RENEW = "renew"
     """Subscribe anew to this queue: what was dispatched to it has vanished, so a consumer of it may be deaf."""
+    PING = "ping"
+    """Answer."""
+    STATS = "stats"
+    """Answer with counters: what was received, started, finished, is running and waiting."""
+    STACKS = "stacks"
+    """Answer with the stack of every running task."""
+    DRAIN = "drain"
+    """Take nothing more, finish what runs, and stay."""
+    RESUME = "resume"
+    """Take tasks again after `drain`."""
+    SLOTS = "slots"
+    """Run at most `slots` tasks at a time from now on."""
+    SHUTDOWN = "shutdown"
+    """Drain and end, as after SIGTERM."""
+    LOG_LEVEL = "log-level"
+    """Log from `level` on."""
 
 
 class Control(Message, omit_defaults=True):
@@ -291,6 +339,26 @@ class Control(Message, omit_defaults=True):
     token: str = ""
     queue: str = ""
     leases: list[str] = []
+    slots: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    level: Annotated[str, Meta(pattern=r"^(DEBUG|INFO|WARNING|ERROR)\Z")] = ""
+
+
+class WorkerAnswer(Message, omit_defaults=True):
+    """Worker to schedulers, through the beat exchange: the answer to an operator's command (``warren.answer.v1``).
+
+    Attributes:
+        worker: its id.
+        token: of the control message.
+        data: what was asked for, as JSON; an object whose form depends on the verb.
+        error: why it was not done; empty when it was.
+    """
+
+    TYPE: ClassVar[str] = "warren.answer.v1"
+
+    worker: Annotated[str, Meta(max_length=64)]
+    token: str
+    data: Raw = EMPTY_KWARGS
+    error: str = ""
 
 
 M = TypeVar("M", bound=Struct)
