@@ -1,4 +1,4 @@
-"""What operators ask the scheduler, and what it answers: queues, workers, quotas, moving what waits, commands to workers.
+"""What operators ask the scheduler, and what it answers: queues, workers, quotas, moving, commands to workers.
 
 The rules of `common.questions` hold here too: each question may be asked twice. Who changes something has to be an
 operator: a broker user named by the scheduler's setting `operators`, or the scheduler's own.
@@ -160,10 +160,10 @@ class SetQuota(Message, omit_defaults=True):
     scope: Scope
     name: Annotated[str, Meta(min_length=1, max_length=128)]
     weight: Annotated[float, Meta(ge=MIN_WEIGHT, le=MAX_WEIGHT)] | UnsetType = UNSET
-    rate: Rate | None | UnsetType = UNSET
-    concurrency: Annotated[int, Meta(ge=1, le=1_000_000)] | None | UnsetType = UNSET
+    rate: Rate | UnsetType | None = UNSET
+    concurrency: Annotated[int, Meta(ge=1, le=1_000_000)] | UnsetType | None = UNSET
     paused: bool | UnsetType = UNSET
-    ageing: Annotated[float, Meta(gt=0, le=86_400 * 366)] | None | UnsetType = UNSET
+    ageing: Annotated[float, Meta(gt=0, le=86_400 * 366)] | UnsetType | None = UNSET
 
 
 class ListQuotas(Message, omit_defaults=True):
@@ -184,7 +184,7 @@ class Quotas(Message, omit_defaults=True):
 
     TYPE: ClassVar[str] = "warren.quotas.v1"
 
-    quotas: list[Quota] = []
+    quotas: list[Quota] = field(default_factory=list)
     error: str = ""
 
 
@@ -217,7 +217,7 @@ class Rearranged(Message, omit_defaults=True):
 
     TYPE: ClassVar[str] = "warren.rearranged.v1"
 
-    ids: list[str] = []
+    ids: list[str] = field(default_factory=list)
     next: int | None = None
     error: str = ""
 
@@ -267,8 +267,8 @@ class CommandAnswers(Message, omit_defaults=True):
 
     TYPE: ClassVar[str] = "warren.command-answers.v1"
 
-    answers: list[CommandAnswer] = []
-    missing: list[str] = []
+    answers: list[CommandAnswer] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
     over: bool = False
     error: str = ""
 
