@@ -180,12 +180,14 @@ class Quotas(Message, omit_defaults=True):
     Attributes:
         quotas: as they are now.
         error: why nothing was changed; empty when it was.
+        forbidden: because only operators may.
     """
 
     TYPE: ClassVar[str] = "warren.quotas.v1"
 
     quotas: list[Quota] = field(default_factory=list)
     error: str = ""
+    forbidden: bool = False
 
 
 class Rearrange(Message, omit_defaults=True):
@@ -263,6 +265,7 @@ class CommandAnswers(Message, omit_defaults=True):
         missing: the ids of those that have not.
         over: nothing more will come: all have answered, or the time is over.
         error: why nothing was done; empty when it was.
+        forbidden: because only operators may.
     """
 
     TYPE: ClassVar[str] = "warren.command-answers.v1"
@@ -271,6 +274,7 @@ class CommandAnswers(Message, omit_defaults=True):
     missing: list[str] = field(default_factory=list)
     over: bool = False
     error: str = ""
+    forbidden: bool = False
 
 
 class ListChanges(Message, omit_defaults=True):

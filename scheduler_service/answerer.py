@@ -53,6 +53,7 @@ class Answerer:
         operators: Collection[str],
         telemetry: Telemetry,
     ) -> None:
+        self._connection = connection
         self._publisher = publisher
         self._topology = topology
         self._store = store
@@ -95,7 +96,9 @@ class Answerer:
             raise WireError(f"the message's type is {delivery.type!r}, expected one of {known}")
         user, reply_to = delivery.user_id or "", delivery.reply_to or ""
         check_reply_to(reply_to, user, self._topology)
-        message = await answer(Asker(user, reply_to, user in self._operators), delivery.body)
+        operator = user in self._operators
+        asker = Asker(user, reply_to, operator, operator or user == self._connection.user)
+        message = await answer(asker, delivery.body)
         await self._publish(reply_to, message, delivery.correlation_id)
 
     async def _publish(self, reply_to: str, message: Message, correlation_id: str | None) -> None:

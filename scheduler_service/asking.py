@@ -20,17 +20,21 @@ class Asker(Struct, frozen=True):
         user: the broker user.
         reply_to: where the answer goes; one of the user's own queues.
         operator: may see everybody's tasks.
+        administrator: may change what all tasks share, quotas and workers: an operator, or the scheduler's own user.
     """
 
     user: str
     reply_to: str
     operator: bool = False
+    administrator: bool = False
 
     @property
     def owner(self) -> str | None:
         """Whose tasks the asker may see; None: everybody's."""
         return None if self.operator else self.user
 
+
+FORBIDDEN: Final = "only operators may do this: broker users named by the scheduler's setting `operators`, or its own"
 
 Answer = Callable[[Asker, bytes], Awaitable[Message]]
 """Answers one kind of question from its body.

@@ -19,7 +19,7 @@ class SchedulerSettings(CommonSettings, frozen=True, kw_only=True):
     Attributes:
         database_url: where tasks are stored, ``sqlite:///file``.
         operators: the broker users who may see, cancel, replay and purge everybody's tasks, and what was parked
-            without an owner.
+            without an owner, and who may change quotas and command workers.
         max_task_bytes: the largest arguments (positional and named together) of one task, bytes.
         max_depth: how deep arrays and objects may nest in arguments.
         max_queues: how many work queues clients may bring into being by naming them.
@@ -30,6 +30,7 @@ class SchedulerSettings(CommonSettings, frozen=True, kw_only=True):
         window_limit: the most tasks that one queue may have dispatched and unfinished.
         result_ttl: seconds for which a task is kept after its end, with its result, unless its submission says
             otherwise; also what was refused and parked.
+        drain_target: seconds within which the recommended number of workers would empty a queue.
         drain_timeout: seconds that a stopping scheduler has to finish what it has begun.
         store_commit_delay: seconds added to each commit, to measure with a slow disk.
     """
@@ -46,6 +47,7 @@ class SchedulerSettings(CommonSettings, frozen=True, kw_only=True):
     rescue_interval: Seconds = 5.0
     window_limit: Annotated[int, Meta(ge=1, le=100_000)] = 5000
     result_ttl: Annotated[float, Meta(ge=0, le=LONGEST)] = 7 * 86_400.0
+    drain_target: Seconds = 60.0
     drain_timeout: Seconds = 10.0
     store_commit_delay: Annotated[float, Meta(ge=0, le=1)] = 0.0
 

@@ -15,6 +15,10 @@ from common.wire import Beat
 
 DEATHS: Final = 100
 """How many deaths are remembered, to tell whose tasks are suspects."""
+SHOWN: Final = 600.0
+"""Seconds for which a lost worker is shown to operators."""
+LATE: Final = 3
+"""Beats that a worker may miss before it counts as silent."""
 
 
 class Worker(Struct):
@@ -36,12 +40,16 @@ class Worker(Struct):
     functions: frozenset[str] = frozenset()
     gone_since: float | None = None
 
+    def is_silent(self, now: float) -> bool:
+        """Whether it should have been heard by `now` (monotonic seconds), or its connection is gone."""
+        return self.gone_since is not None or now - self.heard_at > LATE * self.beat.interval
+
 
 class Death(Struct, frozen=True):
     """A worker that died.
 
     Attributes:
-        worker: its id.
+        beat: its last beat.
         heard_at: when it was last heard, monotonic seconds.
         queues: the queues that it served.
         leases: what it held when it was last heard.
@@ -49,12 +57,17 @@ class Death(Struct, frozen=True):
         leaving: it said that it was leaving: no crash.
     """
 
-    worker: str
+    beat: Beat
     heard_at: float
     queues: frozenset[str]
     leases: frozenset[str]
     running: frozenset[str]
     leaving: bool
+
+    @property
+    def worker(self) -> str:
+        """Its id."""
+        return self.beat.worker
 
 
 class Directory:
@@ -114,10 +127,15 @@ class Directory:
     def _bury(self, worker: Worker, *, leaving: bool) -> Death:
         del self.workers[worker.beat.worker]
         beat = worker.beat
-        death = Death(beat.worker, worker.heard_at, frozenset(beat.queues), worker.leases, worker.running, leaving)
+        death = Death(beat, worker.heard_at, frozenset(beat.queues), worker.leases, worker.running, leaving)
         if not leaving:
             self.deaths.append(death)
         return death
+
+    def lost(self, now: float) -> list[Death]:
+        """The workers that died lately and have not come back, the newest first; a bounded number of them."""
+        newest = {death.worker: death for death in self.deaths if now - death.heard_at < SHOWN}
+        return [death for name, death in reversed(newest.items()) if name not in self.workers]
 
     def holder(self, lease: str) -> str | None:
         """The live worker whose last beat lists `lease`, or None."""
@@ -164,7 +182,9 @@ class Directory:
         return [
             worker
             for worker in self.workers.values()
-            if not worker.beat.draining and worker.gone_since is None and queue in worker.beat.queues
+            if not (worker.beat.draining or worker.beat.paused)
+            and worker.gone_since is None
+            and queue in worker.beat.queues
         ]
 
     def is_known(self, queue: str, task: str) -> bool:

@@ -145,3 +145,31 @@ def test_deaths_are_remembered_up_to_a_bound(directory: Directory) -> None:
     assert len(directory.deaths) == DEATHS
     assert not directory.held_by_dead("r0")
     assert directory.held_by_dead(f"r{DEATHS + 9}")
+
+
+def test_a_lost_worker_is_shown_for_ten_minutes_unless_it_comes_back(directory: Directory) -> None:
+    directory.hear(beat("w1"), NOW)
+    directory.hear(beat("w2"), NOW)
+    directory.hear(beat("w3"), NOW)
+    directory.hear(beat("w3", 2, leaving=True), NOW)
+    bury(directory, NOW + 20)
+    assert [death.worker for death in directory.lost(NOW + 20)] == ["w2", "w1"], "who leaves is not lost"
+
+    directory.hear(beat("w1"), NOW + 30)
+    assert [death.worker for death in directory.lost(NOW + 30)] == ["w2"]
+    assert directory.lost(NOW + 601) == []
+
+
+def test_a_worker_that_is_late_or_without_a_connection_is_silent(directory: Directory) -> None:
+    directory.hear(beat(), NOW)
+    worker = directory.workers["w1"]
+    assert not worker.is_silent(NOW + 2.9)
+    assert worker.is_silent(NOW + 3.1)
+    worker.gone_since = NOW
+    assert worker.is_silent(NOW)
+
+
+def test_a_paused_worker_takes_nothing(directory: Directory) -> None:
+    directory.hear(beat(paused=True), NOW)
+    assert directory.serving("default") == []
+    assert "no live worker serves" in directory.why_waiting("default", "add")
