@@ -9,6 +9,13 @@ from scheduler_service.operations.accepting import Accepted, AliasOf, accept, ac
 from scheduler_service.operations.applying import Applied, Ended, Report, apply, result_of, results_to_tell
 from scheduler_service.operations.asking import Found, look_up, result_pages, results_of, wait_for
 from scheduler_service.operations.dead import DeadPage, dead_page
+from scheduler_service.operations.limiting import (
+    ChangedQuota,
+    list_changes,
+    list_quotas,
+    record_change,
+    set_quota,
+)
 from scheduler_service.operations.moving import (
     Claimed,
     Outset,
@@ -16,12 +23,15 @@ from scheduler_service.operations.moving import (
     add_queue,
     claim,
     count_scheduled,
+    count_unfinished,
     known_queues,
+    oldest,
     outset,
     ripen,
     write_mark,
 )
 from scheduler_service.operations.pruning import Pruned, prune, prune_own
+from scheduler_service.operations.rearranging import RearrangedPage, rearrange
 from scheduler_service.operations.searching import CancelledPage, cancel, leases_of, list_tasks
 from scheduler_service.storage.parked import park
 
@@ -30,12 +40,14 @@ __all__ = [
     "AliasOf",
     "Applied",
     "CancelledPage",
+    "ChangedQuota",
     "Claimed",
     "DeadPage",
     "Ended",
     "Found",
     "Outset",
     "Pruned",
+    "RearrangedPage",
     "Report",
     "Ripened",
     "accept",
@@ -45,20 +57,27 @@ __all__ = [
     "cancel",
     "claim",
     "count_scheduled",
+    "count_unfinished",
     "dead_page",
     "known_queues",
     "leases_of",
+    "list_changes",
+    "list_quotas",
     "list_tasks",
     "look_up",
+    "oldest",
     "outset",
     "park",
     "prune",
     "prune_own",
+    "rearrange",
+    "record_change",
     "result_of",
     "result_pages",
     "results_of",
     "results_to_tell",
     "ripen",
+    "set_quota",
     "wait_for",
     "write_mark",
 ]

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from msgspec import Struct
 
 from common.options import IDEMPOTENCY_WINDOW
 from common.states import TERMINAL
+from scheduler_service.operations.moving import note_dispatched
 from scheduler_service.storage import aliases, marks, parked, tasks
 from scheduler_service.storage.aliases import Alias, Key, KeyKind
 from scheduler_service.storage.engine import Connection
 from scheduler_service.storage.parked import ParkedMessage
+from scheduler_service.storage.quotas import Limited
 from scheduler_service.storage.tasks import NewTask, StoredTask
+
+NO_RATES: Final[Mapping[Limited, float]] = {}
 
 
 class AliasOf(Struct):
@@ -44,9 +49,22 @@ class Accepted(Struct):
 
 
 def accept(
-    connection: Connection, new: Sequence[NewTask], refused: Sequence[ParkedMessage], mark: int, now: float
+    connection: Connection,
+    new: Sequence[NewTask],
+    refused: Sequence[ParkedMessage],
+    mark: int,
+    now: float,
+    spans: Mapping[Limited, float] = NO_RATES,
 ) -> Accepted:
     """Store submissions whose ids are all new, and park what was refused.
+
+    Args:
+        connection: in a transaction.
+        new: the submissions.
+        refused: what is parked.
+        mark: up to which dispatch the broker has confirmed.
+        now: the time, seconds since the epoch.
+        spans: the seconds of each rate's span, by scope and name.
 
     Raises:
         StoreConflict: one of the ids is known: use `accept_carefully`. (Raised by the store that runs this.)
@@ -56,13 +74,23 @@ def accept(
     if keyed:
         _resolve(connection, keyed, accepted, now)
     tasks.insert(connection, accepted.stored, now)
+    if spans:
+        placed = [task.message for task in accepted.stored if task.placement is not None]
+        keys = ((message.options.key or "" if message.options else "") for message in placed)
+        names = ((message.queue, message.task, key) for message, key in zip(placed, keys, strict=True))
+        note_dispatched(connection, spans, names, now)
     parked.park(connection, [*refused, *(_conflict(task) for task in accepted.conflicts)], now)
     marks.write(connection, marks.CONFIRMED, mark)
     return accepted
 
 
 def accept_carefully(
-    connection: Connection, new: Sequence[NewTask], refused: Sequence[ParkedMessage], mark: int, now: float
+    connection: Connection,
+    new: Sequence[NewTask],
+    refused: Sequence[ParkedMessage],
+    mark: int,
+    now: float,
+    spans: Mapping[Limited, float] = NO_RATES,
 ) -> Accepted:
     """As `accept`, for a batch in which ids may be known, or stand twice.
 
@@ -89,7 +117,7 @@ def accept_carefully(
                 tasks.point(connection, [found.seq], task.reply_to)
             same[found.id] = found
     reports = [_conflict(task) for task in conflicts]
-    accepted = accept(connection, stored, [*refused, *reports], mark, now)
+    accepted = accept(connection, stored, [*refused, *reports], mark, now, spans)
     accepted.known = list(same.values())
     accepted.conflicts += conflicts
     return accepted

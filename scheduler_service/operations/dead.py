@@ -6,7 +6,6 @@ Pages go over the failed tasks first, then over the parked messages, both from t
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
@@ -17,6 +16,7 @@ from common.ids import new_task_id
 from common.options import TaskOptions
 from common.questions import Dead, DeadLetter, DeadVerb, Filter
 from common.wire import ErrorKind
+from scheduler_service.operations.rearranging import LaneNumber
 from scheduler_service.operations.searching import Page, fits, walk
 from scheduler_service.storage import aliases, parked, retention, tasks
 from scheduler_service.storage.aliases import Key, KeyKind
@@ -42,16 +42,22 @@ class DeadPage(Struct):
     Attributes:
         letters: the page.
         next: where the next page begins; None at the end.
-        queued: new tasks that replay others, by queue.
+        queued: new tasks that replay others.
     """
 
     letters: list[DeadLetter]
     next: str | None
-    queued: Counter[str]
+    queued: list[NewTask]
 
 
 def dead_page(
-    connection: Connection, ask: Dead, owner: str | None, after: str | None, limit: int, now: float
+    connection: Connection,
+    ask: Dead,
+    owner: str | None,
+    after: str | None,
+    limit: int,
+    lane_number: LaneNumber,
+    now: float,
 ) -> DeadPage:
     """One page of the dead letters of `owner` (None: of anybody), after what was asked was done with it."""
     limit = min(limit, SHOWN if ask.verb is DeadVerb.SHOW else BATCH)
@@ -60,7 +66,7 @@ def dead_page(
     place = int(after[1:]) if after is not None and len(after) > 1 else None
     if after is None or after.startswith("t"):
         page = _failed_page(connection, ask, owner, place, limit)
-        dead = _failed(connection, ask, page, now)
+        dead = _failed(connection, ask, page, lane_number, now)
         if dead.next is None and _means_parked(ask.where):
             dead.next = "p"
         return dead
@@ -91,14 +97,15 @@ def _failed_page(connection: Connection, ask: Dead, owner: str | None, before: i
     return Page([each.id for each in glimpses if fit(each)], None)
 
 
-def _failed(connection: Connection, ask: Dead, page: Page, now: float) -> DeadPage:
+def _failed(connection: Connection, ask: Dead, page: Page, lane_number: LaneNumber, now: float) -> DeadPage:
     found = tasks.load(connection, page.ids)
     dead = [found[id_] for id_ in page.ids if _reason(found[id_]) == (ask.reason or _reason(found[id_]))]
-    queued: Counter[str] = Counter()
+    queued: list[NewTask] = []
     before = aliases.keys_at(connection, [_place(task) for task in dead])
     replays = {key.name: key.task for key in before.values()}
     if ask.verb is DeadVerb.REPLAY:
-        replays |= _replay(connection, [task for task in dead if task.id not in replays], queued, now)
+        fresh = [task for task in dead if task.id not in replays]
+        replays |= _replay(connection, fresh, queued, lane_number, now)
     payloads = tasks.submitted(connection, [task.id for task in dead]) if ask.verb is DeadVerb.SHOW else {}
     letters = [
         DeadLetter(
@@ -128,11 +135,12 @@ def _place(task: StoredTask) -> tuple[str, str, str]:
     return task.owner, KeyKind.REPLAY.value, task.id
 
 
-def _replay(connection: Connection, dead: Sequence[StoredTask], queued: Counter[str], now: float) -> dict[str, str]:
+def _replay(
+    connection: Connection, dead: Sequence[StoredTask], new: list[NewTask], lane_number: LaneNumber, now: float
+) -> dict[str, str]:
     """Store failed tasks again as new ones; returns their new ids. What was refused was never kept, and stays."""
     again = {task.id: task for task in dead if _reason(task) != ErrorKind.REFUSED.value}
     messages = tasks.submitted(connection, list(again))
-    new: list[NewTask] = []
     keys: list[Key] = []
     for id_, message in messages.items():
         owner = again[id_].owner
@@ -150,9 +158,10 @@ def _replay(connection: Connection, dead: Sequence[StoredTask], queued: Counter[
         replay = NewTask(replace(message, id=new_task_id(), options=options), args, kwargs, owner, None)
         replay.ttl = options.result_ttl
         replay.expires_at = None if options.expires_in is None else now + options.expires_in
+        labels = options.requires or ()
+        replay.lane = lane_number(message.queue, message.priority, message.task, options.key or "", labels)
         new.append(replay)
         keys.append(Key(owner, KeyKind.REPLAY, id_, replay.message.id))
-        queued[message.queue] += 1
     if new:
         tasks.insert(connection, new, now)
         aliases.take(connection, keys, [])
@@ -188,4 +197,4 @@ def _parked(
     ]
     if ask.verb is DeadVerb.PURGE:
         retention.forget_parked(connection, [message.seq for message in mine])
-    return DeadPage(letters, following, Counter())
+    return DeadPage(letters, following, [])

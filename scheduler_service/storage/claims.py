@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from msgspec import Raw, Struct
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import Connection, bindparam, func, literal_column, select, text
 
 from common.options import NO_POLICY, Policy
 from common.wire import Assignment, Isolation
-from scheduler_service.storage.prepared import Prepared
+from scheduler_service.storage import lanes
+from scheduler_service.storage.prepared import LookUp, Prepared
 from scheduler_service.storage.schema import tasks
 from scheduler_service.storage.tasks import Placement, due_since, policy_in
 
@@ -27,6 +28,9 @@ class ClaimedTask(Struct, gc=False):
         queue, priority: where it belongs.
         submitted_at: when it was submitted, or due if that was later, seconds since the epoch.
         number: the dispatch number.
+        lane: the number of the lane in which it waited.
+        key: whose task it is; empty: nobody's in particular.
+        worker: the only worker that is to have it; empty: whoever takes it from the work queue.
     """
 
     assignment: Assignment
@@ -34,9 +38,27 @@ class ClaimedTask(Struct, gc=False):
     priority: int
     submitted_at: float
     number: int
+    lane: int = 0
+    key: str = ""
+    worker: str = ""
 
 
-_next = (
+class Turn(Struct):
+    """Whose turn it is in one claim.
+
+    Attributes:
+        lanes: numbers of the lanes that share it, in store order across them.
+        placements: leases and numbers, one for each task that may go; those left over are unused.
+        worker: as in `ClaimedTask`.
+    """
+
+    lanes: Sequence[int]
+    placements: Sequence[Placement]
+    worker: str = ""
+
+
+# The lanes have said which are next; a second engine's other scheduler may have taken one of them since.
+_next = LookUp(
     select(
         tasks.c.seq,
         tasks.c.id,
@@ -45,15 +67,16 @@ _next = (
         tasks.c.kwargs,
         tasks.c.attempt,
         tasks.c.isolation,
+        tasks.c.queue,
         tasks.c.priority,
         tasks.c.submitted_at,
         tasks.c.expires_at,
         tasks.c.options,
+        tasks.c.key,
     )
-    .where(tasks.c.state == "queued", tasks.c.queue == bindparam("q"))
-    .order_by(tasks.c.priority.desc(), tasks.c.seq)
-    .limit(bindparam("n"))
-    .with_for_update(skip_locked=True)
+    .where(tasks.c.state == literal_column("'queued'"))
+    .with_for_update(skip_locked=True),
+    tasks.c.seq,
 )
 _claim = Prepared(
     tasks.update()
@@ -70,48 +93,64 @@ _claim = Prepared(
 
 
 def claim(
-    connection: Connection, queue: str, placements: Sequence[Placement], now: float
-) -> tuple[list[ClaimedTask], list[str]]:
-    """Dispatch the next queued tasks of `queue`, by priority, then store order.
+    connection: Connection, turns: Sequence[Turn], now: float
+) -> list[tuple[list[ClaimedTask], list[str], dict[int, int]]]:
+    """Dispatch the next queued tasks, turn by turn; inside a turn in store order across its lanes.
 
     Args:
         connection: in a transaction.
-        queue: the queue's name.
-        placements: leases and numbers, one for each task that may go; those left over are unused.
+        turns: which lanes, and how many tasks of them together.
         now: the time, seconds since the epoch.
 
     Returns:
-        What was dispatched, and the ids of tasks that were next and whose time is over.
+        For each turn what was dispatched, the ids of tasks that were next and whose time is over, and how many of
+        both were taken out of each lane.
     """
-    rows = connection.execute(_next, {"q": queue, "n": len(placements)}).all()
-    if not rows:
-        return [], []
-    claimed: list[ClaimedTask] = []
-    over: list[str] = []
+    chosen = lanes.next_places(connection, [(turn.lanes, len(turn.placements)) for turn in turns])
+    places = [seq for each in chosen for seq, _ in each]
+    if not places:
+        return [([], [], {}) for _ in turns]
+    rows = {row[0]: row for row in _next.run(connection, places)}
     changes: list[tuple[Any, ...]] = []
-    unused = iter(placements)
-    for row in rows:
-        seq, id_, name, args, kwargs, attempt, isolation, priority, submitted_at, expires_at, options = row
-        if expires_at is not None and expires_at <= now:
-            over.append(id_)
-            continue
-        placement = next(unused)
-        assignment = Assignment(
-            id_,
-            name,
-            placement.lease,
-            attempt + 1,
-            Raw(args.encode()),
-            Raw(kwargs.encode()),
-            _ISOLATIONS[isolation],
-            policy_to_send(options),
-            starts_within(expires_at, now),
-        )
-        since = submitted_at if options is None else due_since(options, submitted_at)
-        claimed.append(ClaimedTask(assignment, queue, priority, since, placement.number))
-        changes.append(("dispatched", attempt + 1, placement.lease, placement.number, now, seq))
+    result: list[tuple[list[ClaimedTask], list[str], dict[int, int]]] = []
+    for turn, picked in zip(turns, chosen, strict=True):
+        claimed: list[ClaimedTask] = []
+        over: list[str] = []
+        found: dict[int, int] = {}
+        unused = iter(turn.placements)
+        for place, lane in picked:
+            row = rows.get(place)
+            if row is None:
+                continue
+            found[lane] = found.get(lane, 0) + 1
+            if row[10] is not None and row[10] <= now:
+                over.append(row[1])
+                continue
+            placement = next(unused)
+            claimed.append(_claimed(row, lane, turn.worker, placement, now))
+            changes.append(("dispatched", row[5] + 1, placement.lease, placement.number, now, place))
+        result.append((claimed, over, found))
     _claim.run(connection, changes)
-    return claimed, over
+    return result
+
+
+def _claimed(row: Sequence[Any], lane: int, worker: str, placement: Placement, now: float) -> ClaimedTask:
+    (
+        _, id_, name, args, kwargs, attempt, isolation, queue, priority, submitted_at, expires_at, options, key,
+    ) = row  # fmt: skip
+    assignment = Assignment(
+        id_,
+        name,
+        placement.lease,
+        attempt + 1,
+        Raw(args.encode()),
+        Raw(kwargs.encode()),
+        _ISOLATIONS[isolation],
+        policy_to_send(options),
+        starts_within(expires_at, now),
+    )
+    since = submitted_at if options is None else due_since(options, submitted_at)
+    return ClaimedTask(assignment, queue, priority, since, placement.number, lane, key or "", worker)
 
 
 def policy_to_send(options: str | None) -> Policy | None:
@@ -141,6 +180,8 @@ _in_flight = select(
     tasks.c.dispatch,
     tasks.c.expires_at,
     tasks.c.options,
+    tasks.c.lane,
+    tasks.c.key,
 ).where(tasks.c.state == "dispatched")
 
 
@@ -156,6 +197,8 @@ def dispatched(connection: Connection, now: float) -> list[ClaimedTask]:
             row.priority,
             row.submitted_at,
             row.dispatch,
+            row.lane,
+            row.key or "",
         )
         for row in connection.execute(_in_flight.order_by(tasks.c.dispatch))
     ]  # fmt: skip
@@ -163,7 +206,15 @@ def dispatched(connection: Connection, now: float) -> list[ClaimedTask]:
 
 def backlog(connection: Connection) -> dict[str, int]:
     """How many tasks are queued, for each queue that has any."""
+    queued: dict[str, int] = {}
+    for lane in lanes.waiting(connection):
+        queued[lane.queue] = queued.get(lane.queue, 0) + lane.count
+    return queued
+
+
+def count_dispatched(connection: Connection) -> dict[str, int]:
+    """How many tasks are dispatched, for each queue that has any."""
     rows = connection.execute(
-        select(tasks.c.queue, func.count()).where(tasks.c.state == "queued").group_by(tasks.c.queue)
+        select(tasks.c.queue, func.count()).where(text("state = 'dispatched'")).group_by(tasks.c.queue)
     )
     return {row[0]: row[1] for row in rows}

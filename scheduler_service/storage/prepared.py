@@ -75,12 +75,12 @@ class LookUp:
         column: the column.
     """
 
-    def __init__(self, statement: Select[Any], column: ColumnElement[str]) -> None:
+    def __init__(self, statement: Select[Any], column: ColumnElement[Any]) -> None:
         self._statement = statement
         self._column = column
         self._compiled: dict[str, str] = {}
 
-    def run(self, connection: Connection, values: Sequence[str]) -> Iterable[Sequence[Any]]:
+    def run(self, connection: Connection, values: Sequence[str] | Sequence[int]) -> Iterable[Sequence[Any]]:
         """The rows whose column is one of `values`."""
         name = connection.dialect.name
         if name != "sqlite":

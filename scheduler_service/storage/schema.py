@@ -66,14 +66,19 @@ tasks = Table(
     Column("ttl", Float, comment="seconds for which it is kept after its end; NULL: as the setting says"),
     Column("key", String(128), comment="whose task it is, for fairness"),
     Column("aliased", Boolean(create_constraint=False), nullable=False, server_default=false()),
+    Column("lane", _Sequence, comment="number of the lane in which it waits; NULL: it ended before there were lanes"),
+    Column("origin", String(80), comment="queue and priority as submitted, when it was moved since"),
 )
+QUEUED = "state = 'queued'"
+"""Tasks whose turn may come. A query says it in these words, or the partial index is not used."""
+# With the state, so that SQLite looks at no row of the table to see that it is queued.
 Index(
     "ix_tasks_queued",
-    tasks.c.queue,
-    tasks.c.priority.desc(),
+    tasks.c.lane,
     tasks.c.seq,
-    sqlite_where=text("state = 'queued'"),
-    postgresql_where=text("state = 'queued'"),
+    tasks.c.state,
+    sqlite_where=text(QUEUED),
+    postgresql_where=text(QUEUED),
 )
 Index(
     "ix_tasks_dispatched",
@@ -144,6 +149,40 @@ keys = Table(
 )
 
 queues = Table("queues", metadata, Column("name", String(64), primary_key=True))
+
+quotas = Table(
+    "quotas",
+    metadata,
+    Column("scope", String(8), primary_key=True, comment="queue, task, key"),
+    Column("name", String(128), primary_key=True),
+    Column("weight", Float, nullable=False),
+    Column("rate_count", Integer, comment="how many may be dispatched"),
+    Column("rate_per", Float, comment="in so many seconds"),
+    Column("concurrency", Integer),
+    Column("paused", Boolean(create_constraint=False), nullable=False),
+    Column("ageing", Float, comment="seconds of waiting that count as one step of priority"),
+)
+
+recent = Table(
+    "recent",
+    metadata,
+    Column("scope", String(8), primary_key=True),
+    Column("name", String(128), primary_key=True),
+    Column("at", Float, primary_key=True, comment="when, rounded up to a hundredth of the rate's span"),
+    Column("count", Integer, nullable=False),
+)
+"""What was dispatched lately where a rate limits it, so that a restart does not exceed the limit."""
+
+changes = Table(
+    "changes",
+    metadata,
+    Column("seq", _Sequence, primary_key=True, autoincrement=True),
+    Column("at", Float, nullable=False),
+    Column("user", String(255), nullable=False, comment="the broker user"),
+    Column("what", String(32), nullable=False, comment="one of a closed set"),
+    Column("name", String(128), nullable=False),
+    Column("detail", Text, nullable=False),
+)
 
 parked = Table(
     "parked",

@@ -45,6 +45,7 @@ class NewTask(Struct, gc=False):
         expires_at: by when it has to be started, seconds since the epoch, or None.
         ttl: seconds for which it is kept after its end; None: as the setting says.
         aliased: other ids stand for it.
+        lane: the number of the lane in which it waits, or would.
     """
 
     message: TaskMessage
@@ -58,6 +59,7 @@ class NewTask(Struct, gc=False):
     expires_at: float | None = None
     ttl: float | None = None
     aliased: bool = False
+    lane: int = 0
 
     @property
     def options(self) -> str | None:
@@ -72,6 +74,8 @@ class StoredTask(Struct, gc=False):
     Attributes:
         options: as submitted, JSON; None without.
         aliased: other ids stand for it.
+        lane: the number of the lane in which it waits; 0 for one that ended before there were lanes.
+        key: whose task it is; empty: nobody's in particular.
     """
 
     seq: int
@@ -88,6 +92,8 @@ class StoredTask(Struct, gc=False):
     task: Task
     options: str | None = None
     aliased: bool = False
+    lane: int = 0
+    key: str = ""
 
 
 def insert(connection: Connection, new: Sequence[NewTask], now: float) -> None:
@@ -108,11 +114,12 @@ def _row(new: NewTask, now: float) -> tuple[Any, ...]:
     then = (new.args, new.kwargs, new.owner, new.reply_to, now)
     if new.refusal is not None:
         error = _encode(new.refusal).decode()
-        return (*first, "failed", *then, 0, "", "none", 0, False, 0, None, now, error)
+        return (*first, "failed", *then, 0, "", "none", 0, False, 0, None, now, error, new.lane)
     if placement is None:
         state = "queued" if new.due_at is None else "scheduled"
-        return (*first, state, *then, 0, "", "none", 0, False, 0, None, None, None)
-    return (*first, "dispatched", *then, 1, placement.lease, "none", 0, False, placement.number, now, None, None)
+        return (*first, state, *then, 0, "", "none", 0, False, 0, None, None, None, new.lane)
+    out = (placement.lease, "none", 0, False, placement.number, now, None, None, new.lane)
+    return (*first, "dispatched", *then, 1, *out)
 
 
 def _more(new: NewTask) -> tuple[Any, ...]:
@@ -141,6 +148,7 @@ _COLUMNS = (
     "dispatched_at",
     "finished_at",
     "error",
+    "lane",
 )
 _insert = Prepared(tasks.insert(), _COLUMNS)
 _insert_with_options = Prepared(tasks.insert(), (*_COLUMNS, "due_at", "expires_at", "options", "ttl", "key", "aliased"))
@@ -171,6 +179,8 @@ CORE = (
     tasks.c.expires_at,
     tasks.c.options,
     tasks.c.aliased,
+    tasks.c.lane,
+    tasks.c.key,
 )
 _load = LookUp(select(*CORE).with_for_update(), tasks.c.id)
 
@@ -185,7 +195,7 @@ def stored(row: Sequence[Any]) -> StoredTask:
     (
         seq, id_, name, queue, priority, owner, reply_to, submitted_at, dispatched_at, finished_at, worker,
         state, attempt, lease, crashes, isolation, unknown_since, due_at, held, error,
-        failures, expires_at, options, aliased,
+        failures, expires_at, options, aliased, lane, key,
     ) = row  # fmt: skip
     task = Task(
         _STATES[state],
@@ -204,7 +214,7 @@ def stored(row: Sequence[Any]) -> StoredTask:
     )
     return StoredTask(
         seq, id_, name, queue, priority, owner, reply_to, submitted_at, dispatched_at, finished_at, worker, task,
-        options, bool(aliased),
+        options, bool(aliased), lane or 0, key or "",
     )  # fmt: skip
 
 
@@ -349,6 +359,7 @@ _contents = LookUp(
         tasks.c.priority,
         tasks.c.owner,
         tasks.c.options,
+        tasks.c.origin,
     ),
     tasks.c.id,
 )
@@ -356,7 +367,62 @@ _contents = LookUp(
 
 def contents(connection: Connection, ids: Sequence[str]) -> dict[str, Content]:
     """What was submitted under each of `ids`: (task, args, kwargs, queue, priority, owner, options)."""
-    return {row[0]: (row[1], row[2], row[3], row[4], row[5], row[6], row[7]) for row in _contents.run(connection, ids)}
+    found: dict[str, Content] = {}
+    for id_, name, args, kwargs, queue, priority, owner, options, origin in _contents.run(connection, ids):
+        if origin is not None:
+            # It was moved: that it is the same submission shows in where it was to go at first.
+            queue, _, text = origin.partition(" ")
+            priority = int(text)
+        found[id_] = (name, args, kwargs, queue, priority, owner, options)
+    return found
+
+
+class Moved(Struct, gc=False):
+    """A waiting task that is moved to another queue or priority.
+
+    Attributes:
+        stored: the task before.
+        queue, priority, lane: where it waits now.
+    """
+
+    stored: StoredTask
+    queue: str
+    priority: int
+    lane: int
+
+
+_move = Prepared(
+    tasks.update()
+    .where(tasks.c.seq == bindparam("b_seq"), tasks.c.state == bindparam("b_state"))
+    .values(
+        queue=bindparam("queue"),
+        priority=bindparam("priority"),
+        lane=bindparam("lane"),
+        origin=func.coalesce(tasks.c.origin, bindparam("b_origin")),
+    ),
+    ("queue", "priority", "lane", "b_origin", "b_seq", "b_state"),
+)
+
+
+def move(connection: Connection, moved: Sequence[Moved]) -> None:
+    """Write where tasks wait from now on.
+
+    Raises:
+        StoreUnavailable: somebody else changed one of them meanwhile; the transaction is given up.
+    """
+    rows = [
+        (
+            each.queue,
+            each.priority,
+            each.lane,
+            f"{each.stored.queue} {each.stored.priority}",
+            each.stored.seq,
+            each.stored.task.state.value,
+        )
+        for each in moved
+    ]
+    if _move.run(connection, rows) != len(rows):
+        raise StoreUnavailable("a task was changed by somebody else in the meantime")
 
 
 _submitted = LookUp(

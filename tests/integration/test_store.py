@@ -15,6 +15,7 @@ from common.telemetry import Telemetry
 from common.wire import ErrorInfo, ErrorKind, Isolation
 from scheduler_service import operations
 from scheduler_service.storage import claims, marks, parked, tasks
+from scheduler_service.storage.claims import Turn
 from scheduler_service.storage.parked import ParkedMessage
 from scheduler_service.storage.store import Store
 from scheduler_service.storage.tasks import Placement
@@ -165,11 +166,21 @@ async def test_a_claim_takes_only_of_its_queue(store: Store) -> None:
     assert [each.assignment.id for each in await claim(store, "email", 5)] == [mail.message.id]
 
 
-async def test_several_queues_are_claimed_in_one_transaction(store: Store) -> None:
-    await accept(store, new(), new("email"), new("email"))
-    wanted = {"default": placements(1), "email": placements(5, first=2), "none": placements(1, first=7)}
-    claimed = await store.run(operations.claim, wanted, RULES, 0, NOW)
-    assert {queue: len(each.tasks) for queue, each in claimed.items()} == {"default": 1, "email": 2, "none": 0}
+async def test_several_turns_are_claimed_in_one_transaction(store: Store) -> None:
+    here, mail = new(), [new("email") for _ in range(3)]
+    await accept(store, here, *mail)
+    turns = [
+        Turn([mail[0].lane], placements(2)),
+        Turn([here.lane], placements(5, first=3)),
+        Turn([mail[0].lane, here.lane], placements(3, first=8)),
+        Turn([12345], placements(1, first=11)),
+        Turn([], placements(1, first=12)),
+        Turn([here.lane], []),
+    ]
+    claimed = await store.run(operations.claim, turns, {}, RULES, 0, NOW)
+    assert [[task.number for task in each.tasks] for each in claimed] == [[1, 2], [3], [8], [], [], []]
+    lanes_found = [each.found for each in claimed]
+    assert lanes_found == [{mail[0].lane: 2}, {here.lane: 1}, {mail[0].lane: 1}, {}, {}, {}]
 
 
 async def test_a_task_that_comes_back_keeps_its_place_in_the_order(store: Store) -> None:
@@ -323,13 +334,13 @@ async def test_the_mark_is_written_with_each_transaction_and_read_at_the_start(s
     assert await store.run(mark) == 0
     await store.run(operations.accept, [new(), new("email")], [], 3, NOW)
     assert await store.run(mark) == 3
-    await store.run(operations.claim, {"default": placements(1, first=4)}, RULES, 4, NOW)
+    await claim(store, "default", 1, first=4, mark=4)
     assert await store.run(mark) == 4
     await apply(store, mark=5)
     assert await store.run(mark) == 5
     await store.run(operations.write_mark, 6)
     outset = await store.run(operations.outset, NOW)
-    assert (outset.confirmed, outset.backlog) == (6, {"email": 1})
+    assert (outset.confirmed, [(lane.queue, lane.count) for lane in outset.backlog]) == (6, [("email", 1)])
     assert [(each.number, each.assignment.lease) for each in outset.dispatched] == [(4, "lease-4")]
 
 

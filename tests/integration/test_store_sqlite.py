@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import sqlite3
 import sys
 from pathlib import Path
@@ -15,14 +16,16 @@ from alembic.config import Config
 from sqlalchemy import Connection
 
 from common.errors import SettingsError, StoreOutOfDate, StoreUnavailable
+from common.states import TERMINAL
 from common.telemetry import Telemetry
 from scheduler_service import operations
 from scheduler_service.events import StoreFailed
-from scheduler_service.storage import claims, engine, tasks
+from scheduler_service.fleet.lanes import lane
+from scheduler_service.storage import claims, engine, lanes, tasks
 from scheduler_service.storage.engine import open_engine
 from scheduler_service.storage.migrate import migrate
 from scheduler_service.storage.store import Store
-from tests.support.storage import NOW, RULES, accept, new
+from tests.support.storage import NOW, RULES, accept, claim, new
 
 
 @pytest.fixture(autouse=True)
@@ -132,6 +135,7 @@ async def test_a_full_disk_loses_nothing_and_the_store_recovers_when_there_is_ro
 SECOND = """
 import asyncio, sys
 from common.errors import StoreUnavailable
+from common.states import TERMINAL
 from common.telemetry import Telemetry
 from scheduler_service.storage.store import Store
 
@@ -204,20 +208,28 @@ def test_the_schema_is_brought_up_to_date_once(file: Path) -> None:
         opened.dispose()
 
 
-async def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_that_is_in_it(file: Path) -> None:
+def database_at(file: Path, revision: str, *statements: str) -> None:
+    """A database as an older release left it."""
     config = Config()
     config.set_main_option("script_location", "scheduler_service:storage/migrations")
     config.set_main_option("path_separator", "os")
     opened = open_engine(f"sqlite:///{file}")
     with opened.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
-        connection.exec_driver_sql(
-            "INSERT INTO tasks (id, task, queue, priority, state, args, kwargs, owner, submitted_at, attempt, lease,"
-            " isolation, crashes, held, dispatch, due_at) VALUES"
-            " ('old', 'add', 'default', 4, 'scheduled', '[1]', '{}', 'anna', 1.0, 1, '', 'none', 0, 0, 0, 2.0)"
-        )
+        command.upgrade(config, revision)
+        for statement in statements:
+            connection.exec_driver_sql(statement)
     opened.dispose()
+
+
+async def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_that_is_in_it(file: Path) -> None:
+    database_at(
+        file,
+        "0001",
+        "INSERT INTO tasks (id, task, queue, priority, state, args, kwargs, owner, submitted_at, attempt, lease,"
+        " isolation, crashes, held, dispatch, due_at) VALUES"
+        " ('old', 'add', 'default', 4, 'scheduled', '[1]', '{}', 'anna', 1.0, 1, '', 'none', 0, 0, 0, 2.0)",
+    )
     store = a_store(file)
     await store.start()
     try:
@@ -225,6 +237,76 @@ async def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_th
         assert (stored.task.failures, stored.task.expires_at, stored.options, stored.aliased) == (0, None, None, False)
         ripened = await store.run(operations.ripen, RULES, 10, NOW)
         assert [each.id for each in ripened.due] == ["old"]
+        assert [each.assignment.id for each in await claim(store, "default", 1)] == ["old"]
+    finally:
+        await store.stop()
+
+
+SECOND_RELEASE = (
+    "INSERT INTO tasks (id, task, queue, priority, state, args, kwargs, owner, submitted_at, attempt, lease, isolation,"
+    " crashes, held, dispatch, due_at, options, key) VALUES"
+)
+STATES = ("queued", "scheduled", "dispatched", "succeeded", "failed", "cancelled", "expired")
+
+
+async def test_a_database_of_the_second_release_gives_what_is_unfinished_its_lane(
+    file: Path,
+) -> None:
+    migration = importlib.import_module("scheduler_service.storage.migrations.versions.0003_lanes")
+    rows = []
+    for state in STATES:
+        for key in (None, "anna"):
+            options = None if key is None else f'{{"key":"{key}"}}'
+            for number in range(3):
+                id_ = f"{state}-{key}-{number}"
+                lease = f"lease-{id_}" if state not in ("queued", "scheduled") else ""
+                row = (
+                    f"('{id_}', 'add', 'mail', {number % 2 + 4}, '{state}', '[1]', '{{}}', 'anna', 1.0, 0, '{lease}',"
+                    f" 'none', 0, 0, 0, {2.0 if state == 'scheduled' else 'NULL'},"
+                    f" {'NULL' if options is None else repr(options)}, {'NULL' if key is None else repr(key)})"
+                )
+                rows.append(row)
+    database_at(file, "0002", f"{SECOND_RELEASE} {', '.join(rows)}")
+    store = a_store(file)
+    await store.start()
+    try:
+        ids = [f"{state}-{key}-{number}" for state in STATES for key in (None, "anna") for number in range(3)]
+        found = await store.run(tasks.load, ids)
+        assert len(found) == len(ids)
+        for stored in found.values():
+            expected = lane(stored.queue, stored.priority, stored.name, stored.key).number
+            assert migration.lane_number(stored.queue, stored.priority, stored.name, stored.key) == expected
+            assert stored.lane == (0 if stored.task.state in TERMINAL else expected), stored.id
+        outset = await store.run(operations.outset, NOW)
+        assert {each.lane for each in outset.dispatched} == {lane("mail", n, "add", k).number for n, k in MAIL}
+        assert sorted(each.count for each in outset.backlog) == [1, 1, 2, 2]
+        await store.run(operations.ripen, RULES, 10, NOW)
+        claimed = await claim(store, "mail", 20)
+        assert len(claimed) == 12
+        assert [each.priority for each in claimed] == [5] * 4 + [4] * 8
+    finally:
+        await store.stop()
+
+
+MAIL = [(4, ""), (5, ""), (4, "anna"), (5, "anna")]
+
+
+async def test_a_large_older_database_is_filled_in_batches(file: Path) -> None:
+    """More than one batch, with gaps of finished tasks between them."""
+    rows = (
+        "SELECT 'task-' || n, 'add', 'mail', n % 3, CASE n % 5 WHEN 0 THEN 'succeeded' ELSE 'queued' END, '[]', '{}',"
+        " 'anna', 1.0, 0, '', 'none', 0, 0, 0, NULL, NULL, 'tenant-' || (n % 100) FROM numbers"
+    )
+    numbers = "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 30000)"
+    insert = SECOND_RELEASE.replace("VALUES", "")
+    database_at(file, "0002", f"{numbers} {insert} {rows}")
+    store = a_store(file)
+    await store.start()
+    try:
+        waiting = await store.run(lanes.waiting)
+        assert sum(each.count for each in waiting) == 24_000
+        assert all(each.number == lane(each.queue, each.priority, each.task, each.key).number for each in waiting)
+        assert {each.key for each in waiting} == {f"tenant-{n}" for n in range(100) if n % 5}
     finally:
         await store.stop()
 

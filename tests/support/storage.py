@@ -14,9 +14,11 @@ from common.options import TaskOptions
 from common.states import Event, Rules
 from common.wire import TaskMessage
 from scheduler_service import operations
+from scheduler_service.fleet.lanes import lane
 from scheduler_service.operations import Report
-from scheduler_service.storage import tasks
-from scheduler_service.storage.claims import ClaimedTask
+from scheduler_service.storage import lanes, tasks
+from scheduler_service.storage.claims import ClaimedTask, Turn
+from scheduler_service.storage.lanes import WaitingLane
 from scheduler_service.storage.store import Store
 from scheduler_service.storage.tasks import NewTask, Placement, StoredTask
 
@@ -32,7 +34,14 @@ def new(queue: str = "default", priority: int = 4, **more: Any) -> NewTask:
         more.pop("id", new_task_id()), more.pop("task", "add"), queue=queue, priority=priority, options=options
     )
     args, kwargs = more.pop("args", "[1]"), more.pop("kwargs", "{}")
-    return NewTask(message, args, kwargs, more.pop("owner", "anna"), more.pop("reply_to", "inbox"), **more)
+    task = NewTask(message, args, kwargs, more.pop("owner", "anna"), more.pop("reply_to", "inbox"), **more)
+    key, requires = ("", ()) if options is None else (options.key, options.requires)
+    task.lane = lane(queue, priority, message.task, key, requires).number
+    return task
+
+
+def lane_number(*of: Any) -> int:
+    return lane(*of).number
 
 
 def placements(count: int, first: int = 1) -> list[Placement]:
@@ -47,9 +56,19 @@ async def accept_carefully(store: Store, *new_tasks: NewTask) -> operations.Acce
     return await store.run(operations.accept_carefully, new_tasks, [], 0, NOW)
 
 
-async def claim(store: Store, queue: str, count: int, first: int = 1) -> list[ClaimedTask]:
-    wanted = {queue: placements(count, first)}
-    return (await store.run(operations.claim, wanted, RULES, 0, NOW + 1))[queue].tasks
+async def claim(store: Store, queue: str, count: int, first: int = 1, mark: int = 0) -> list[ClaimedTask]:
+    """The next of a queue by priority, then store order."""
+    by_priority: dict[int, list[WaitingLane]] = {}
+    for waiting in await store.run(lanes.waiting):
+        if waiting.queue == queue:
+            by_priority.setdefault(waiting.priority, []).append(waiting)
+    turns, left = [], placements(count, first)
+    for _, mine in sorted(by_priority.items(), reverse=True):
+        size = sum(waiting.count for waiting in mine)
+        turns.append(Turn([waiting.number for waiting in mine], left[:size]))
+        left = left[size:]
+    claimed = await store.run(operations.claim, turns, {}, RULES, mark, NOW + 1)
+    return [task for each in claimed for task in each.tasks]
 
 
 async def dispatched(store: Store) -> tuple[str, str]:
