@@ -287,7 +287,7 @@ class ListChanges(Message, omit_defaults=True):
 
 
 class Change(Struct, omit_defaults=True):
-    """Something that an operator has changed; also published to the event exchange (``warren.change.v1``).
+    """Something that an operator has changed; also published to the event exchange, in a `ChangeMade`.
 
     Attributes:
         at: seconds since the epoch.
@@ -302,6 +302,14 @@ class Change(Struct, omit_defaults=True):
     what: str
     name: str = ""
     detail: str = ""
+
+
+class ChangeMade(Message):
+    """Scheduler to the event exchange, key ``change.<what>``: what an operator has changed (``warren.change.v1``)."""
+
+    TYPE: ClassVar[str] = "warren.change.v1"
+
+    change: Change
 
 
 class Changes(Message, omit_defaults=True):

@@ -21,8 +21,8 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, Unpack, overload
 
+from common.client.aio_administration import AsyncAdministration
 from common.client.aio_handle import AsyncHandle
-from common.client.aio_questions import AsyncQuestions
 from common.client.flow import Flow
 from common.client.handles import BaseHandle
 from common.client.inquiries import Inquiries, Inquiry
@@ -132,7 +132,7 @@ class AsyncSubmitter:
         return await self._client()._submit_many(self._chosen.for_many(calls), self._chosen.extra)
 
 
-class AsyncClient(AsyncSubmitter, AsyncQuestions):
+class AsyncClient(AsyncSubmitter, AsyncAdministration):
     """A client of one namespace on one broker, for one event loop.
 
     It connects on first use, stays connected, reconnects for ever, and asks again for what it may have missed.

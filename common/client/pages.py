@@ -74,7 +74,7 @@ class TaskPages(Pages[Statuses, TaskStatus]):
 
     def __init__(self, filters: Iterable[Filter], limit: int | None) -> None:
         self._filters = deque(filters)
-        self._left = _limit(limit)
+        self._left = check_limit(limit)
         self._after: int | None = None
 
     def question(self) -> Message | None:
@@ -166,7 +166,7 @@ class DeadPages(Pages[DeadLetters, DeadLetter]):
         self._verb = verb
         self._reason = reason
         self._page = PAYLOADS if verb is DeadVerb.SHOW else PAGE
-        self._left = _limit(limit)
+        self._left = check_limit(limit)
         self._after: str | None = None
         self._places: deque[tuple[Filter, list[int] | None]] = deque((where, None) for where in filters)
         pages = range(0, len(parked), MAX_PACK_ITEMS)
@@ -222,7 +222,12 @@ def dead_pages(
     return DeadPages(verb, filters({"ids": ids}) if ids else (), parked, limit=limit)
 
 
-def _limit(limit: int | None) -> int | None:
+def check_limit(limit: int | None) -> int | None:
+    """The limit.
+
+    Raises:
+        InvalidFilter: it is no positive number.
+    """
     if limit is not None and (type(limit) is not int or limit < 1):
         raise InvalidFilter(f"a limit is an integer above 0, not {limit!r}")
     return limit

@@ -26,8 +26,8 @@ from common.client.link import Link
 from common.client.messages import CHUNK, MAX_TASK_BYTES, Prepared, prepare, prepare_many
 from common.client.options import NOTHING, Chosen
 from common.client.packs import WINDOW, Pack, Ticket, split
+from common.client.sync_administration import Administration
 from common.client.sync_handle import Handle
-from common.client.sync_questions import Questions
 from common.errors import ClientClosed, InvalidTask, ResultTimeout
 from common.options import TaskOptions
 from common.questions import TaskStatus
@@ -128,7 +128,7 @@ class Submitter:
         return self._client()._submit_many(self._chosen.for_many(calls), self._chosen.extra)
 
 
-class Client(Submitter, Questions):
+class Client(Submitter, Administration):
     """A client of one namespace on one broker.
 
     It connects on first use, stays connected, reconnects for ever, and asks again for what it may have missed. It is
