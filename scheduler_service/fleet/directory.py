@@ -81,6 +81,8 @@ class Directory:
         self._dead_after = dead_after
         self.workers: dict[str, Worker] = {}
         self.deaths: deque[Death] = deque(maxlen=DEATHS)
+        self.version = 0
+        """Counts the changes of who can run what."""
 
     def hear(self, beat: Beat, now: float) -> None:
         """Take a beat that arrived at `now`."""
@@ -100,6 +102,8 @@ class Directory:
             running,
             functions if functions is not None else (known.functions if known else frozenset()),
         )
+        if known is None or _abilities(known) != _abilities(self.workers[beat.worker]):
+            self.version += 1
 
     def bury_silent(self, now: float, grace: float, deaf_until: float) -> list[Death]:
         """Take out the workers that are dead by now.
@@ -126,6 +130,7 @@ class Directory:
 
     def _bury(self, worker: Worker, *, leaving: bool) -> Death:
         del self.workers[worker.beat.worker]
+        self.version += 1
         beat = worker.beat
         death = Death(beat, worker.heard_at, frozenset(beat.queues), worker.leases, worker.running, leaving)
         if not leaving:
@@ -154,6 +159,10 @@ class Directory:
     def held_by_dead(self, lease: str) -> bool:
         """Whether a worker that died listed `lease` in its last beat."""
         return any(not death.leaving and lease in death.leases for death in self.deaths)
+
+    def has_died(self, worker: str) -> bool:
+        """Whether the worker with this id died lately, without saying that it was leaving."""
+        return any(not death.leaving and death.worker == worker for death in self.deaths)
 
     def dead_holder(self, lease: str) -> str | None:
         """The worker that died and had listed `lease` in its last beat, or None."""
@@ -203,3 +212,8 @@ class Directory:
         if all(worker.functions and task not in worker.functions for worker in serving):
             return f"no live worker of the queue {queue!r} knows the task function {task!r}"
         return ""
+
+
+def _abilities(worker: Worker) -> tuple[object, ...]:
+    beat = worker.beat
+    return worker.functions, beat.queues, beat.labels, beat.draining, beat.paused, beat.direct
