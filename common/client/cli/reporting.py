@@ -17,7 +17,9 @@ import msgspec
 from common.client.sync import Client
 from common.errors import (
     InvalidFilter,
+    InvalidQuota,
     InvalidTask,
+    NotAllowed,
     ResultTimeout,
     SubmissionError,
     TaskCancelled,
@@ -35,6 +37,8 @@ EXIT_UNKNOWN: Final = 4
 """The scheduler has no such task."""
 EXIT_UNCONFIRMED: Final = 5
 """The submission was not confirmed."""
+EXIT_FORBIDDEN: Final = 6
+"""Only operators may do this."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -63,8 +67,10 @@ def connected(namespace: str | None, *, as_json: bool) -> Iterator[Client]:
     try:
         with Client(namespace=namespace) as client:
             yield client
-    except (InvalidTask, InvalidFilter) as error:
+    except (InvalidTask, InvalidFilter, InvalidQuota) as error:
         raise click.UsageError(str(error)) from None
+    except NotAllowed as error:
+        fail(EXIT_FORBIDDEN, as_json, str(error), {})
     except ResultTimeout as error:
         fail(EXIT_TIMEOUT, as_json, str(error), {"id": error.task_id, "state": "waiting"})
     except SubmissionError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -32,13 +33,16 @@ def cut(text: str, columns: int) -> str:
     return line if len(line) <= columns else line[: max(0, columns - 1)] + "…"
 
 
-def table(rows: Sequence[Sequence[str]], columns: int, *, shrink: Sequence[int]) -> list[str]:
+def table(
+    rows: Sequence[Sequence[str]], columns: int, *, shrink: Sequence[int], right: Sequence[int] = ()
+) -> list[str]:
     """The rows as lines, with columns two spaces apart.
 
     Args:
         rows: cells; the first row is the heading.
         columns: the longest line.
         shrink: which columns may be cut to make it fit, the widest of them first.
+        right: which columns end at the same place, as numbers do.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     while sum(widths) + 2 * (len(widths) - 1) > columns:
@@ -47,8 +51,26 @@ def table(rows: Sequence[Sequence[str]], columns: int, *, shrink: Sequence[int])
             break
         widths[widest] -= 1
     return [
-        "  ".join(cut(cell, size).ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip() for row in rows
+        "  ".join(
+            cut(cell, size).rjust(size) if number in right else cut(cell, size).ljust(size)
+            for number, (cell, size) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
     ]
+
+
+def coloured(text: str, colour: str | None) -> str:
+    """`text` in a colour on a terminal, unless ``NO_COLOR`` is set (https://no-color.org)."""
+    if colour is None or not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return text
+    return click.style(text, fg=colour)
+
+
+def number(value: float) -> str:
+    """A rate or a count in few letters: ``0.05``, ``1.2``, ``1,234``; nothing for nothing."""
+    if not value:
+        return "0"
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}" if value >= 0.95 else f"{value:.2g}"
 
 
 def when(at: float, now: float) -> str:

@@ -115,7 +115,7 @@ def json_object(text: str | None) -> dict[str, Any]:
     return value
 
 
-def which_options(*, states: bool = True) -> Callable[[F], F]:
+def which_options(*, states: bool = True, queue: bool = True) -> Callable[[F], F]:
     """The options that say which tasks are meant; `which` makes them into words for the client."""
 
     def add(function: F) -> F:
@@ -127,6 +127,8 @@ def which_options(*, states: bool = True) -> Callable[[F], F]:
             click.option("--since", type=Past(), help="Submitted since then, or within so long: 2h, 2026-12-24."),
             click.option("--until", type=Past(), help="Submitted before then, or longer ago."),
         ]
+        if not queue:
+            del options[1]
         if states:
             kinds = click.Choice([*map(str, State)])
             options.append(click.option("--state", multiple=True, type=kinds, help="In this state; repeatable."))
