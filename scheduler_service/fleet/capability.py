@@ -59,6 +59,11 @@ class Capability:
         self._known: dict[tuple[str, str, tuple[str, ...]], Ability] = {}
         self._serving: dict[str, list[str]] = {}
 
+    @property
+    def version(self) -> int:
+        """Counts the changes of who can run what."""
+        return self._directory.version
+
     def of(self, lane: Lane) -> Ability:
         """Who can run `lane`."""
         self._look()

@@ -38,7 +38,7 @@ class Waiting(Struct, eq=False):
     Attributes:
         lane: which.
         count: how many are queued.
-        planned: how many of these are about to be claimed.
+        planned: how many of these are about to be claimed from this lane alone.
         oldest: when the oldest was due, seconds since the epoch, as far as known.
     """
 
@@ -49,7 +49,7 @@ class Waiting(Struct, eq=False):
 
     @property
     def free(self) -> int:
-        """How many nobody claims yet."""
+        """How many nobody claims from this lane alone yet."""
         return self.count - self.planned
 
 
@@ -61,6 +61,7 @@ class Flow(Struct, eq=False):
         lanes: its lanes, by number.
         virtual: its virtual time.
         count: its queued tasks.
+        planned: how many of these are about to be claimed from several of its lanes together.
         parked: it may not go.
         ticket: tells the entry of a heap that is right from older ones.
         turn: which of its groups of lanes goes first the next time.
@@ -70,6 +71,7 @@ class Flow(Struct, eq=False):
     lanes: dict[int, Waiting]
     virtual: float
     count: int = 0
+    planned: int = 0
     parked: bool = False
     ticket: int = 0
     turn: int = 0
@@ -96,6 +98,8 @@ class FairQueue:
         """How many tasks a flow of weight 1 that comes anew has ahead of the others."""
         self.parked_tasks = 0
         """How many tasks are in flows that are parked."""
+        self.aged = (0.0, 0.0)
+        """When the age of the level was last reckoned, and since when its oldest task waits (`ageing`)."""
         self._parked_flows = 0
         self._virtual = 0.0
         self._ready: list[_Entry] = []
@@ -124,6 +128,7 @@ class FairQueue:
         waiting.count += count
         waiting.planned = min(waiting.planned, waiting.count)
         flow.count += count
+        flow.planned = min(flow.planned, flow.count)
         if flow.parked:
             self.parked_tasks += count
         if waiting.count == 0:

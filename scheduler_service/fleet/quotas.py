@@ -99,6 +99,10 @@ class Ledger:
         """Whether the task function or the key of `lane` has a quota."""
         return lane.task in self._tasks or lane.key in self._keys
 
+    def limits_task(self, task: str) -> bool:
+        """Whether a task function has a quota."""
+        return task in self._tasks
+
     def allowed(self, lane: Lane, now: float) -> int:
         """How many more tasks of `lane` may go at `now` as far as quotas say; `UNLIMITED` when they say nothing."""
         return min(self.queue_room(lane.queue, now), self.key_room(lane.key, now), self.task_room(lane.task, now))
@@ -158,10 +162,10 @@ class Ledger:
         if account.out <= 0:
             del self._accounts[lane.number]
         if self._keys or self._tasks or self._queues:
-            for limit in self._of(lane):
+            for limit in self._of(account.lane):
                 limit.out = max(0, limit.out - count)
-            if lane.key in self._keys:
-                self._freed.add(lane.key)
+            if account.lane.key in self._keys:
+                self._freed.add(account.lane.key)
 
     def recall(self, lane: Lane, ages: Iterable[float], now: float) -> None:
         """Before anything else is dispatched: tasks of `lane` were dispatched this many seconds ago.
