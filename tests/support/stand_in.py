@@ -14,6 +14,7 @@ from pika.exceptions import AMQPError
 from common.questions import Ask, AskKind, AttemptRecord, DeadLetter, Progress, Statuses
 from common.topology import Exchange, Queue, Topology
 from common.wire import ErrorInfo, ErrorKind, Message, Submission, TaskMessage, TaskResult, Told, decode, encode
+from tests.support.stand_in_administration import Administered
 from tests.support.stand_in_questions import answer, describe
 
 
@@ -53,7 +54,8 @@ class StandIn:
         silent: so many questions are not answered, whatever `answering` says.
         progress, attempts, submitted_at: of tasks, by id.
         parked, replays: dead letters that are no tasks, and the ids of replays by that of the failed task.
-        page: how many tasks are cancelled for one question.
+        page: how many tasks are cancelled or moved, and changes told, for one question.
+        administered: what operators see and do.
     """
 
     def __init__(self, url: str, namespace: str) -> None:
@@ -75,6 +77,7 @@ class StandIn:
         self.parked: list[DeadLetter] = []
         self.replays: dict[str, str] = {}
         self.page = 1000
+        self.administered = Administered()
         self._reply_to: dict[str, str] = {}
         self._stopping = threading.Event()
         self._ready = threading.Event()

@@ -19,6 +19,7 @@ from common.questions import (
     TaskStatus,
 )
 from common.wire import Message, TaskResult, decode, encode
+from tests.support.stand_in_administration import administer
 
 T = TypeVar("T")
 
@@ -32,6 +33,8 @@ def answer(stand_in: StandIn, kind: str | None, body: bytes) -> Message:
         return _list(stand_in, decode(ListTasks, body))
     if kind == Cancel.TYPE:
         return _cancel(stand_in, decode(Cancel, body))
+    if (answered := administer(stand_in, kind, body)) is not None:
+        return answered
     assert kind == Dead.TYPE
     return _dead(stand_in, decode(Dead, body))
 
@@ -61,7 +64,7 @@ def describe(stand_in: StandIn, task_id: str, *, whole: bool) -> TaskStatus:
 
 
 def _list(stand_in: StandIn, question: ListTasks) -> Statuses:
-    ids = [task_id for task_id in stand_in.tasks if _holds(stand_in, question.where, task_id)][::-1]
+    ids = [task_id for task_id in stand_in.tasks if holds(stand_in, question.where, task_id)][::-1]
     page, after = _page(ids, question.after or 0, question.limit)
     return Statuses([describe(stand_in, task_id, whole=False) for task_id in page], next=after)
 
@@ -69,7 +72,7 @@ def _list(stand_in: StandIn, question: ListTasks) -> Statuses:
 def _cancel(stand_in: StandIn, question: Cancel) -> Cancelled:
     where = question.where
     places = list(enumerate(stand_in.tasks))[question.after or 0 :]
-    found = [(place, task_id) for place, task_id in places if _holds(stand_in, where, task_id)]
+    found = [(place, task_id) for place, task_id in places if holds(stand_in, where, task_id)]
     page = [task_id for _, task_id in found[: stand_in.page]]
     # A place in the order of all tasks, since what is cancelled may not be among those that are meant any more.
     after = found[stand_in.page - 1][0] + 1 if len(found) > stand_in.page else None
@@ -88,7 +91,7 @@ def _dead(stand_in: StandIn, question: Dead) -> DeadLetters:
         letters = [letter for letter in stand_in.parked if letter.parked in question.parked]
     else:
         failed = [task_id for task_id, result in stand_in.results.items() if result.state == "failed"]
-        letters = [_letter(stand_in, task_id) for task_id in failed if _holds(stand_in, question.where, task_id)]
+        letters = [_letter(stand_in, task_id) for task_id in failed if holds(stand_in, question.where, task_id)]
         letters += stand_in.parked if question.where == Filter() else []
     letters = [letter for letter in letters if question.reason in (None, letter.reason)]
     # What is purged is gone, so the next page begins where this one did.
@@ -116,7 +119,8 @@ def _letter(stand_in: StandIn, task_id: str) -> DeadLetter:
     )
 
 
-def _holds(stand_in: StandIn, where: Filter, task_id: str) -> bool:
+def holds(stand_in: StandIn, where: Filter, task_id: str) -> bool:
+    """Whether all of a filter applies to a task."""
     if task_id not in stand_in.tasks:
         return False
     status = describe(stand_in, task_id, whole=False)
