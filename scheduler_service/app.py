@@ -11,8 +11,18 @@ work in first (intake, answerer), then what collects, then what sends, and the s
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 
+from common.administration import (
+    Command,
+    ListChanges,
+    ListQueues,
+    ListQuotas,
+    ListWorkers,
+    Rearrange,
+    SetQuota,
+)
 from common.broker import BatchConsumer, Connection, Publisher
 from common.health.server import HealthServer
 from common.lifecycle import Service
@@ -22,26 +32,40 @@ from common.telemetry import Telemetry
 from common.topology import Topology
 from common.wire import MAX_PACK_BYTES
 from scheduler_service.answerer import Answerer
+from scheduler_service.auditor import Auditor
 from scheduler_service.canceller import Canceller
 from scheduler_service.collector import Collector
+from scheduler_service.commander import Commander
 from scheduler_service.dead_letters import DeadLetterOffice
 from scheduler_service.dispatcher import Dispatcher
 from scheduler_service.endings import Endings
+from scheduler_service.fleet.backlog import Backlog
+from scheduler_service.fleet.capability import Capability
 from scheduler_service.fleet.directory import Directory
 from scheduler_service.fleet.flights import Flights
+from scheduler_service.fleet.quotas import Ledger
+from scheduler_service.fleet.reasons import Reasons
+from scheduler_service.fleet.traffic import Traffic
+from scheduler_service.fleet.turns import Turns
 from scheduler_service.gate import Gate
 from scheduler_service.inquiries import Inquiries
 from scheduler_service.intake import Intake
 from scheduler_service.janitor import Janitor
 from scheduler_service.listener import Listener
 from scheduler_service.metrics import SchedulerMetrics
+from scheduler_service.queue_reporter import QueueReporter
+from scheduler_service.quota_keeper import QuotaKeeper
+from scheduler_service.rearranger import Rearranger
 from scheduler_service.reception import Limits
 from scheduler_service.rescuer import Rescuer
+from scheduler_service.sender import Sender
 from scheduler_service.settings import SchedulerSettings
 from scheduler_service.storage.store import Store
+from scheduler_service.storage.tasks import Moved
 from scheduler_service.teller import Teller
 from scheduler_service.timers import Timers
 from scheduler_service.undertaker import Undertaker
+from scheduler_service.worker_reporter import WorkerReporter
 
 
 class Scheduler:
@@ -64,19 +88,36 @@ class Scheduler:
         publisher = Publisher(publishing, timeout=settings.publish_timeout, telemetry=telemetry)
         store = Store(settings.database_url, telemetry=telemetry, commit_delay=settings.store_commit_delay)
         directory = Directory(settings.dead_after)
-        flights = Flights(directory, settings.window_limit)
+        ledger = Ledger()
+        flights = Flights(directory, settings.window_limit, landed=ledger.landed)
+        backlog = Backlog(settings.max_lanes, ledger.limits)
+        capability = Capability(directory)
+        turns = Turns(backlog, ledger, capability, flights)
+        reasons = Reasons(capability, ledger, flights.paused)
+        traffic = Traffic(telemetry)
         gate = Gate(consuming, topology, restored=lambda: listener.consumer.rebind(), report=service.report)
         teller = Teller(publisher, store, telemetry)
-        dispatcher = Dispatcher(
+        sender = Sender(
             consuming,
             publisher,
             topology,
             store,
             flights,
-            rules,
-            ended=lambda ended: endings.announce(ended),
+            give_back=lambda reports: collector.apply(reports),
+            suspect=lambda leases: rescuer.suspect(leases),
+            gone=lambda worker: directory.miss(worker, time.monotonic()),
             telemetry=telemetry,
             max_queues=settings.max_queues,
+        )
+        dispatcher = Dispatcher(
+            store,
+            sender,
+            flights,
+            backlog,
+            ledger,
+            turns,
+            rules,
+            ended=lambda ended: endings.announce(ended),
             report=service.report,
         )
         timers = Timers(
@@ -125,7 +166,8 @@ class Scheduler:
             report=service.report,
         )
         undertaker = Undertaker(consuming, topology, store, suspect=rescuer.suspect, telemetry=telemetry)
-        inquiries = Inquiries(store, flights, directory, tell_stored=teller.tell_stored)
+        inquiries = Inquiries(store, flights, directory, reasons, tell_stored=teller.tell_stored)
+        auditor = Auditor(store, publisher, topology)
         canceller = Canceller(
             publisher,
             topology,
@@ -136,10 +178,40 @@ class Scheduler:
             ended=endings.settle,
             doubt=in_doubt,
             certain=lambda: not dispatcher.in_doubt,
+            record=auditor.record,
             report=service.report,
         )
-        dead_letters = DeadLetterOffice(store, queued=dispatcher.queued, doubt=dispatcher.recount)
+        dead_letters = DeadLetterOffice(
+            store, queued=dispatcher.queued, lane_number=dispatcher.lane_number, doubt=dispatcher.recount
+        )
         janitor = Janitor(store, settings.result_ttl, telemetry=telemetry, report=service.report)
+        quota_keeper = QuotaKeeper(store, effect=dispatcher.limit, announce=auditor.announce)
+
+        def moved(tasks: Sequence[Moved]) -> None:
+            dispatcher.moved(tasks)
+            timers.moved(tasks)
+
+        rearranger = Rearranger(
+            store,
+            lane_number=dispatcher.lane_number,
+            admits=dispatcher.admits,
+            moved=moved,
+            announce=auditor.announce,
+            doubt=in_doubt,
+        )
+        commander = Commander(publisher, topology, directory, record=auditor.record)
+        queue_reporter = QueueReporter(
+            backlog=backlog,
+            scheduled=lambda: timers.waiting,
+            flights=flights,
+            directory=directory,
+            capability=capability,
+            ledger=ledger,
+            reasons=reasons,
+            traffic=traffic,
+            target=settings.drain_target,
+        )
+        worker_reporter = WorkerReporter(directory, flights)
         answerer = Answerer(
             consuming,
             publisher,
@@ -150,6 +222,13 @@ class Scheduler:
                 ListTasks.TYPE: inquiries.list_tasks,
                 Cancel.TYPE: canceller.cancel,
                 Dead.TYPE: dead_letters.answer,
+                ListQueues.TYPE: queue_reporter.answer,
+                ListWorkers.TYPE: worker_reporter.answer,
+                ListQuotas.TYPE: quota_keeper.list_quotas,
+                SetQuota.TYPE: quota_keeper.set_quota,
+                Rearrange.TYPE: rearranger.answer,
+                Command.TYPE: commander.answer,
+                ListChanges.TYPE: auditor.answer,
             },
             operators=settings.operators,
             telemetry=telemetry,
@@ -172,7 +251,13 @@ class Scheduler:
             dispatcher.wake()
 
         listener = Listener(
-            consuming, topology, directory, heard=heard, progressed=flights.progress, offer=dispatcher.offer
+            consuming,
+            topology,
+            directory,
+            heard=heard,
+            progressed=flights.progress,
+            answered=commander.heard,
+            offer=sender.offer,
         )
         metrics.watch(flights, directory, lambda: dispatcher.backlog, lambda: timers.waiting, lambda: not store.failure)
 
@@ -199,8 +284,10 @@ class Scheduler:
             publishing,
             gate,
             teller,
+            auditor,
             endings,
             listener,
+            sender,
             dispatcher,
             collector,
             rescuer,

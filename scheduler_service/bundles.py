@@ -13,18 +13,18 @@ ENVELOPE = 160
 
 
 def pack(claimed: Sequence[ClaimedTask], limits: dict[str, int]) -> Iterable[list[ClaimedTask]]:
-    """Bundles of one queue and one priority each, in the order given; suspects travel alone.
+    """Bundles of one queue, one priority and one destination each, in the order given; suspects travel alone.
 
     Args:
         claimed: dispatches.
         limits: for each queue, how many tasks a bundle may hold.
     """
-    open_bundles: dict[tuple[str, int], tuple[list[ClaimedTask], int]] = {}
+    open_bundles: dict[tuple[str, int, str], tuple[list[ClaimedTask], int]] = {}
     for task in claimed:
         if task.assignment.isolation is not Isolation.NONE:
             yield [task]
             continue
-        key = (task.queue, task.priority)
+        key = (task.queue, task.priority, task.worker)
         size = ENVELOPE + len(bytes(task.assignment.args)) + len(bytes(task.assignment.kwargs))
         bundle, total = open_bundles.pop(key, ([], 0))
         if bundle and total + size > BUNDLE_BYTES:

@@ -47,6 +47,7 @@ from common.wire import (
 from scheduler_service import events, operations
 from scheduler_service.fleet.directory import Directory
 from scheduler_service.fleet.flights import Flights
+from scheduler_service.fleet.lanes import Lane, due, lane_of
 from scheduler_service.operations import Applied, Report, result_of, results_to_tell
 from scheduler_service.reception import parked_message
 from scheduler_service.storage.parked import ParkedMessage
@@ -70,7 +71,7 @@ class Collector:
         rules: the limits of the transition function.
         tell: tells results by reply queue, and waits for it.
         tell_stored: the same for tasks by id whose results are in the store.
-        queued: told how many tasks of which queue were queued again.
+        queued: told how many tasks of which lane were queued again, the oldest of them due at which moment.
         scheduled: told how many tasks of which queue were scheduled for later.
         expect: told when the next of them is due, seconds since the epoch.
         suspect: given the leases that were redelivered, to be judged.
@@ -92,7 +93,7 @@ class Collector:
         *,
         tell: Callable[[Mapping[str, Sequence[TaskResult]]], Awaitable[None]],
         tell_stored: Callable[[Mapping[str, Sequence[str]]], Awaitable[None]],
-        queued: Callable[[str, int], None],
+        queued: Callable[[Lane, int, float], None],
         scheduled: Callable[[str, int], None],
         expect: Callable[[float], None],
         suspect: Callable[[Sequence[str]], None],
@@ -234,7 +235,7 @@ class Collector:
     def _land(self, applied: Sequence[Applied], now: float) -> None:
         clock = time.monotonic()
         finished: list[events.Finished] = []
-        queued: Counter[str] = Counter()
+        queued: dict[Lane, list[float]] = defaultdict(list)
         held: Counter[str] = Counter()
         stale = 0
         later: Counter[str] = Counter()
@@ -266,12 +267,12 @@ class Collector:
                 continue
             self._flights.land(stored.task.lease, clock)
             if task.state is State.QUEUED:
-                queued[stored.queue] += 1
+                queued[lane_of(stored)].append(due(stored))
             else:
                 later[stored.queue] += 1
             moments += [moment for moment in (task.due_at, task.expires_at) if moment is not None]
-        for queue, count in queued.items():
-            self._queued(queue, count)
+        for lane, since in queued.items():
+            self._queued(lane, len(since), min(since))
         for queue, count in later.items():
             self._scheduled(queue, count)
         if moments:

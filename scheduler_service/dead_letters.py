@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -12,6 +13,8 @@ from common.questions import Dead, DeadLetters, DeadVerb
 from common.wire import Message, decode
 from scheduler_service import operations
 from scheduler_service.asking import PATIENCE, Asker
+from scheduler_service.fleet.lanes import Lane, lane_of_new
+from scheduler_service.operations import LaneNumber
 from scheduler_service.storage.store import Store
 
 SHOWN_BYTES: Final = 4 * 1024 * 1024
@@ -24,7 +27,8 @@ class DeadLetterOffice:
 
     Args:
         store: where they are.
-        queued: told how many tasks of which queue were queued by a replay.
+        queued: told how many tasks of which lane were queued by a replay, and when.
+        lane_number: numbers lanes; called by the store's thread.
         doubt: called when a transaction may or may not have been committed.
     """
 
@@ -32,11 +36,13 @@ class DeadLetterOffice:
         self,
         store: Store,
         *,
-        queued: Callable[[str, int], None],
+        queued: Callable[[Lane, int, float], None],
+        lane_number: LaneNumber,
         doubt: Callable[[], None],
     ) -> None:
         self._store = store
         self._queued = queued
+        self._lane_number = lane_number
         self._doubt = doubt
 
     async def answer(self, asker: Asker, body: bytes) -> Message:
@@ -55,14 +61,15 @@ class DeadLetterOffice:
                     asker.owner,
                     answer.next,
                     ask.limit - len(answer.letters),
+                    self._lane_number,
                     time.time(),
                 )
             except BaseException:
                 if ask.verb is DeadVerb.REPLAY:
                     self._doubt()
                 raise
-            for queue, count in page.queued.items():
-                self._queued(queue, count)
+            for lane, count in Counter(lane_of_new(task) for task in page.queued).items():
+                self._queued(lane, count, time.time())
             answer.letters += page.letters
             answer.next = page.next
             size += sum(len(letter.payload) for letter in page.letters)

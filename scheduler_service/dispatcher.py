@@ -1,11 +1,11 @@
-"""Dispatcher: publishes by priority, then store order, while the windows have room.
+"""Dispatcher: claims what may go, in the order of `fleet.turns`, and hands it to the sender.
 
-The lease is committed before the publish. From there on the dispatch is *out*: published until the broker confirms it,
-always with the same lease, because a publish that failed or timed out may have arrived all the same. Publishes are in
-flight together and each has its own outcome. The store's mark says up to which dispatch the broker has confirmed; on
+The lease is committed before the publish. The store's mark says up to which dispatch the broker has confirmed; on
 start, what lies above it is published again::
 
-    reserve room -> commit (state, lease, number) -> publish ... confirm -> the mark moves up
+    plan -> reserve room -> commit (state, lease, number) -> settle -> publish ... confirm -> the mark moves up
+
+What operators change counts from the next plan on, and a change wakes the loop.
 """
 
 from __future__ import annotations
@@ -13,30 +13,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
 from common.background import Background, Report
 from common.backoff import reconnect_wait
-from common.broker import REST, Connection, Publisher, declare
-from common.errors import BrokerError, PublishRefused, StoreError
-from common.failpoints import reached
-from common.states import Rules
-from common.telemetry import Telemetry
-from common.topology import Topology
-from common.wire import Bundle, Isolation
+from common.errors import StoreError
+from common.quotas import Quota
+from common.states import Rules, State
 from scheduler_service import operations
-from scheduler_service.bundles import pack
-from scheduler_service.events import Dispatched
+from scheduler_service.fleet import lanes
+from scheduler_service.fleet.backlog import Backlog, Found
 from scheduler_service.fleet.flights import Flights
-from scheduler_service.operations import Ended
-from scheduler_service.storage.claims import ClaimedTask
+from scheduler_service.fleet.lanes import Lane
+from scheduler_service.fleet.quotas import Ledger
+from scheduler_service.fleet.turns import Turns
+from scheduler_service.operations import Claimed, Ended, Outset
+from scheduler_service.sender import Sender
+from scheduler_service.storage.claims import ClaimedTask, Turn
 from scheduler_service.storage.store import Store
-from scheduler_service.storage.tasks import Placement
+from scheduler_service.storage.tasks import Moved, Placement
 
 log = logging.getLogger(__name__)
 
 LONGEST_RETRY = 5.0
-"""Seconds between two tries at most to publish a bundle."""
+"""Seconds between two tries at most to claim."""
 IDLE = 0.5
 """Seconds without work after which the mark is written by itself."""
 CLAIM = 1000
@@ -44,62 +45,54 @@ CLAIM = 1000
 
 
 class Dispatcher:
-    """Sends tasks to the work queues.
+    """Decides what goes, and claims it.
 
     Args:
-        connection: the connection on which queues are declared.
-        publisher: the publishing connection's publisher.
-        topology: the names.
         store: where the backlog is.
+        sender: who publishes.
         flights: what is out, and the windows.
+        backlog: the numbers of what is queued.
+        ledger: the quotas, and what was used of them.
+        turns: decides whose turn it is.
         rules: the limits of the transition function.
         ended: given tasks whose turn came after their time.
-        telemetry: where `Dispatched` goes.
-        max_queues: how many work queues may exist.
         report: told when the loop dies.
         clock: monotonic seconds.
     """
 
     def __init__(
         self,
-        connection: Connection,
-        publisher: Publisher,
-        topology: Topology,
         store: Store,
+        sender: Sender,
         flights: Flights,
+        backlog: Backlog,
+        ledger: Ledger,
+        turns: Turns,
         rules: Rules,
         *,
         ended: Callable[[Sequence[Ended]], None],
-        telemetry: Telemetry,
-        max_queues: int,
         report: Report,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._connection = connection
-        self._publisher = publisher
-        self._topology = topology
         self._store = store
+        self._sender = sender
         self._flights = flights
+        self._backlog = backlog
+        self._ledger = ledger
+        self._turns = turns
         self._rules = rules
         self._ended = ended
-        self._telemetry = telemetry
-        self._max_queues = max_queues
         self._clock = clock
-        self._backlog: dict[str, int] = {}
-        self._queues: set[str] = set()
-        self._stored: set[str] = set()
-        self._declared: set[str] = set()
-        self._declaring = asyncio.Lock()
         self._wake = asyncio.Event()
         self._doubtful = False
         self._mark_at_rest = 0
-        self._publishing: set[asyncio.Task[None]] = set()
+        self._spans: tuple[int, dict[tuple[str, str], float]] = (-1, {})
         self._loop = Background("dispatch", self._run, report)
 
     @property
-    def backlog(self) -> dict[str, int]:
+    def backlog(self) -> Mapping[str, int]:
         """Queued tasks by queue, as far as known; exact after each claim that found fewer than it wanted."""
-        return self._backlog
+        return self._backlog.totals()
 
     @property
     def mark(self) -> int:
@@ -111,68 +104,103 @@ class Dispatcher:
         """Whether something may be out in the store of which nothing is known here yet."""
         return self._doubtful
 
+    @property
+    def spans(self) -> Mapping[tuple[str, str], float]:
+        """The seconds of each rate's span, by scope and name."""
+        if self._spans[0] != self._ledger.version:
+            rates = ((quota, quota.rate) for quota in self._ledger.quotas())
+            spans = {(quota.scope.value, quota.name): rate.per for quota, rate in rates if rate is not None}
+            self._spans = (self._ledger.version, spans)
+        return self._spans[1]
+
     async def start(self) -> None:
         """Read what is out and what is queued; publish again what the broker may not have; start the loop."""
         if self._loop.running:
             return
         outset = await self._store.run(operations.outset, time.time())
-        self._backlog = dict(outset.backlog)
-        self._queues |= await self._store.run(operations.known_queues)
+        self._take_quotas(outset)
+        now, wall = self._clock(), time.time()
+        for used in outset.used:
+            self._ledger.recall_used(used.scope, used.name, used.count, wall - used.at, now)
+        self._take_backlog(outset)
         self._flights.start_from(outset.confirmed)
-        unsure = self._flights.adopt(outset.dispatched, outset.confirmed, self._clock())
+        unsure = self._adopt(outset, outset.confirmed)
         if outset.dispatched:
             log.info("tasks were out", extra={"count": len(outset.dispatched), "published_again": len(unsure)})
-        self._connection.on_connected(self._forget_declared)
         self._loop.start()
-        self.send(unsure, launched=True)
+        self._sender.send(unsure, launched=True)
         self.wake()
 
     async def drain(self) -> None:
-        """Dispatch no more; wait for the confirms that are awaited."""
+        """Dispatch no more."""
         await self._loop.stop()
-        if self._publishing:
-            await asyncio.wait(self._publishing)
-        await self._store.run(operations.write_mark, self.mark)
 
     async def stop(self) -> None:
-        """Stop at once; what is not confirmed is published again on the next start."""
+        """Dispatch no more."""
         await self._loop.stop()
-        for task in self._publishing:
-            task.cancel()
-        if self._publishing:
-            await asyncio.wait(self._publishing)
 
     def admits(self, queue: str) -> bool:
         """Whether `queue` is known or one more may be made."""
-        if queue not in self._queues:
-            if len(self._queues) >= self._max_queues:
-                return False
-            self._queues.add(queue)
-        return True
+        return self._sender.admits(queue)
 
-    def place(self, queue: str, count: int) -> list[Placement]:
-        """Room for up to `count` tasks that may go at once: none while others of the queue wait in the store."""
-        if self._doubtful or self._backlog.get(queue):
+    def lane(self, queue: str, priority: int, task: str, key: str, requires: Sequence[str]) -> Lane:
+        """The lane under which such a task is stored."""
+        return self._backlog.place(lanes.lane(queue, priority, task, key, requires))
+
+    def lane_number(self, queue: str, priority: int, task: str, key: str, requires: Sequence[str]) -> int:
+        """The number of that lane. The store's thread may ask, too: it only reads."""
+        return self.lane(queue, priority, task, key, requires).number
+
+    def room(self, queue: str) -> int:
+        """How many more tasks of `queue` may be out."""
+        return self._flights.room(queue, self._clock())
+
+    def place(self, lane: Lane, count: int) -> list[Placement]:
+        """Room for up to `count` tasks that may go at once; say with `placed` or `doubt` what became of it."""
+        if self._doubtful:
             return []
-        count = min(count, self._flights.room(queue, self._clock()))
-        return self._flights.reserve(queue, count) if count > 0 else []
+        count = self._turns.admit(lane, count, self._clock())
+        return self._flights.reserve(lane.queue, count) if count > 0 else []
 
-    def unplace(self, queue: str, placements: Sequence[Placement]) -> None:
-        """Give back room that was not used."""
-        self._flights.release(queue, placements)
+    def placed(self, lane: Lane, stored: int, unused: Sequence[Placement]) -> None:
+        """So many tasks that had room are stored, and go to `send`; for the others there is no task after all."""
+        self._turns.admitted(lane, stored, len(unused), self._clock())
+        if unused:
+            self._flights.release(lane.queue, unused)
 
-    def queued(self, queue: str, count: int) -> None:
-        """`count` more tasks of `queue` are in the store; fewer when it is negative."""
-        left = self._backlog.get(queue, 0) + count
-        if left > 0:
-            self._backlog[queue] = left
-        else:
-            self._backlog.pop(queue, None)
+    def send(self, claimed: Sequence[ClaimedTask]) -> None:
+        """Publish committed dispatches."""
+        self._sender.send(claimed)
+
+    def queued(self, lane: Lane, count: int, since: float | None = None) -> None:
+        """`count` more tasks of `lane` are in the store; fewer when it is negative.
+
+        Args:
+            lane: as the store numbers it.
+            count: how many.
+            since: when the oldest of them was due, seconds since the epoch.
+        """
+        self._backlog.add(self._resolved(lane), count, since)
         self._wake.set()
 
-    def doubt(self, queue: str, placements: Sequence[Placement]) -> None:
+    def moved(self, moved: Sequence[Moved]) -> None:
+        """Tasks have been moved; what is queued of them waits in another lane."""
+        queued = [each for each in moved if each.stored.task.state is State.QUEUED]
+        for lane, count in Counter(lanes.lane_of(each.stored) for each in queued).items():
+            self.queued(lane, -count)
+        for lane, count in Counter(lanes.lane_after(each) for each in queued).items():
+            self.queued(lane, count, min(each.stored.submitted_at for each in queued if each.lane == lane.number))
+
+    def limit(self, quota: Quota) -> None:
+        """Let a quota that is stored count from now on."""
+        self._ledger.set(quota)
+        self._wake.set()
+
+    def doubt(self, lane: Lane, placements: Sequence[Placement]) -> None:
         """Their transaction may or may not have been committed: look in the store for what it dispatched."""
-        self._flights.doubt(queue, placements)
+        if placements:
+            self._turns.doubt_admitted(lane, len(placements), self._clock())
+            self._flights.doubt(lane.queue, placements)
         self.recount()
 
     def recount(self) -> None:
@@ -183,27 +211,6 @@ class Dispatcher:
     def wake(self) -> None:
         """Room may have opened: workers came, tasks finished."""
         self._wake.set()
-
-    def send(self, claimed: Sequence[ClaimedTask], *, launched: bool = False) -> None:
-        """Publish committed dispatches, in bundles that are in flight together.
-
-        Args:
-            claimed: the dispatches.
-            launched: they are counted as out already.
-        """
-        if not claimed:
-            return
-        now = self._clock()
-        if not launched:
-            self._flights.launch(claimed, now)
-        limits = {queue: self._flights.window(queue, now).bundle for queue in {task.queue for task in claimed}}
-        for bundle in pack(claimed, limits):
-            self._start_publishing(bundle)
-
-    def _start_publishing(self, bundle: list[ClaimedTask]) -> None:
-        task = asyncio.create_task(self._publish(bundle), name="publish a bundle")
-        self._publishing.add(task)
-        task.add_done_callback(self._publishing.discard)
 
     async def _run(self) -> None:
         failures = 0
@@ -226,11 +233,13 @@ class Dispatcher:
 
     async def _woken(self) -> bool:
         """Wait for something to do; False when nothing has come for a while."""
+        again = self._turns.again_at
+        wait = IDLE if again is None else again - self._clock()
         try:
-            async with asyncio.timeout(IDLE):
+            async with asyncio.timeout(max(0.0, min(IDLE, wait))):
                 await self._wake.wait()
         except TimeoutError:
-            return False
+            return wait < IDLE
         self._wake.clear()
         return True
 
@@ -242,30 +251,31 @@ class Dispatcher:
             self._mark_at_rest = mark
 
     async def _claim(self) -> bool:
-        """Claim once for every queue that has both tasks and room; False when there was nothing to do."""
-        now = self._clock()
-        wanted = {}
-        for queue, waiting in self._backlog.items():
-            room = min(self._flights.room(queue, now), CLAIM, waiting)
-            if room > 0:
-                wanted[queue] = self._flights.reserve(queue, room)
-        if not wanted:
+        """Claim once for all whose turn it is; False when there was nothing to do."""
+        turns = self._turns.plan(self._clock(), time.time(), CLAIM)
+        if not turns:
             return False
+        reserved = [self._flights.reserve(turn.queue, turn.count) for turn in turns]
+        wanted = [
+            Turn([lane.number for lane in turn.lanes], placements, turn.worker)
+            for turn, placements in zip(turns, reserved, strict=True)
+        ]
         try:
-            claimed = await self._store.run(operations.claim, wanted, self._rules, self.mark, time.time())
+            claimed = await self._store.run(operations.claim, wanted, self.spans, self._rules, self.mark, time.time())
         except BaseException:
-            for queue, placements in wanted.items():
-                self.doubt(queue, placements)
+            for turn, placements in zip(turns, reserved, strict=True):
+                self._turns.doubt(turn, self._clock())
+                self._flights.doubt(turn.queue, placements)
+            self.recount()
             raise
-        for queue, placements in wanted.items():
-            taken, ended = claimed[queue].tasks, claimed[queue].ended
-            self._flights.release(queue, placements[len(taken) :])
-            # Answers of the store come in the order of its transactions, so each change is counted once, in order;
-            # and when fewer were found than wanted, none is left.
-            found = len(taken) + len(ended)
-            self.queued(queue, -found if found == len(placements) else -self._backlog.get(queue, 0))
-            self.send(taken)
-            self._ended(ended)
+        now = self._clock()
+        # Answers of the store come in the order of its transactions, so each change is counted once, in order;
+        # and when fewer were found than wanted, none is left.
+        for turn, placements, each in zip(turns, reserved, claimed, strict=True):
+            self._flights.release(turn.queue, placements[len(each.tasks) :])
+            self._turns.settle(turn, each.found, Counter(task.lane for task in each.tasks), now, _last_due(each))
+        self._sender.send([task for each in claimed for task in each.tasks])
+        self._ended([ended for each in claimed for ended in each.ended])
         return True
 
     async def _find_strays(self) -> None:
@@ -273,79 +283,46 @@ class Dispatcher:
         outset = await self._store.run(operations.outset, time.time())
         # Answers of the store come in the order of its transactions: whatever was committed before is counted by now.
         self._flights.retain(outset.dispatched, self._clock())
-        strays = self._flights.adopt(outset.dispatched, -1, self._clock())
+        self._take_quotas(outset)
+        strays = self._adopt(outset, -1)
         self._flights.settle_doubts(doubts)
         self._doubtful = bool(self._flights.doubts())
-        self._backlog = dict(outset.backlog)
-        self.send(strays, launched=True)
+        self._take_backlog(outset)
+        self._sender.send(strays, launched=True)
 
-    async def _publish(self, bundle: list[ClaimedTask]) -> None:
-        queue = bundle[0].queue
-        failures = 0
-        while bundle:
-            try:
-                await self._ensure(queue)
-                await reached("dispatcher.before_publish")
-                await self._publisher.publish(
-                    self._topology.work_exchange.name,
-                    queue,
-                    Bundle(queue, [task.assignment for task in bundle]),
-                    priority=bundle[0].priority,
-                )
-                await reached("dispatcher.after_publish")
-                break
-            except (BrokerError, StoreError, TimeoutError) as error:
-                if isinstance(error, PublishRefused) and error.unroutable:
-                    self._declared.discard(queue)
-                    await asyncio.sleep(REST)
-                log.log(
-                    logging.WARNING if failures == 0 else logging.DEBUG,
-                    "a bundle is not confirmed, publishing it again",
-                    extra={"queue": queue, "tasks": len(bundle), "reason": str(error)},
-                )
-            except Exception:
-                # A fault of ours: it must not strand the bundle, nor one bad task its neighbours.
-                log.exception("a bundle cannot be published", extra={"queue": queue, "tasks": len(bundle)})
-                if len(bundle) > 1:
-                    for task in bundle:
-                        self._start_publishing([task])
-                    return
-            await asyncio.sleep(min(LONGEST_RETRY, reconnect_wait(failures)))
-            await self._publisher.ready()
-            failures += 1
-            bundle = [task for task in bundle if self._flights.copy(task.assignment.lease)]
-        if not bundle:
-            return
-        self._flights.confirm(task.assignment.lease for task in bundle)
-        await reached("dispatcher.after_confirm")
-        now = time.time()
-        suspects = sum(task.assignment.isolation is not Isolation.NONE for task in bundle)
-        self._telemetry.emit(
-            Dispatched(queue, len(bundle), suspects, [max(0.0, now - task.submitted_at) for task in bundle])
+    def _adopt(self, outset: Outset, confirmed: int) -> list[ClaimedTask]:
+        flights = self._flights.by_lease
+        leases = [task.assignment.lease for task in outset.dispatched if task.assignment.lease not in flights]
+        unsure = self._flights.adopt(outset.dispatched, confirmed, self._clock())
+        for lease in leases:
+            lane = flights[lease].lane
+            if lane is not None:
+                self._ledger.adopt(lane)
+        return unsure
+
+    def _take_backlog(self, outset: Outset) -> None:
+        self._backlog.replace(
+            Found(
+                self._resolved(Lane(each.number, each.queue, each.priority, each.task, each.key, each.requires)),
+                each.count,
+                each.oldest,
+            )
+            for each in outset.backlog
         )
 
-    async def _ensure(self, queue: str) -> None:
-        if queue in self._declared:
-            return
-        async with self._declaring:
-            if queue not in self._declared:
-                if queue not in self._stored:
-                    # Before it is made: `max_queues` counts what is there after a restart, too.
-                    await self._store.run(operations.add_queue, queue)
-                    self._stored.add(queue)
-                await declare(self._connection, (), (self._topology.work_queue(queue),))
-                self._declared.add(queue)
-                self._queues.add(queue)
+    def _take_quotas(self, outset: Outset) -> None:
+        stored = {(quota.scope, quota.name): quota for quota in outset.quotas}
+        for known in self._ledger.quotas():
+            stored.setdefault((known.scope, known.name), Quota(scope=known.scope, name=known.name))
+        for quota in stored.values():
+            if self._ledger.quota(quota.scope, quota.name) != quota:
+                self._ledger.set(quota)
 
-    async def offer(self, queues: Sequence[str]) -> None:
-        """Make the work queues that live workers serve, so that they can consume before the first task comes."""
-        for queue in queues:
-            if queue not in self._declared and self.admits(queue):
-                try:
-                    await self._ensure(queue)
-                except (BrokerError, StoreError) as error:
-                    log.warning("cannot declare a work queue", extra={"queue": queue, "reason": str(error)})
+    def _resolved(self, lane: Lane) -> Lane:
+        actual = lanes.lane(lane.queue, lane.priority, lane.task, lane.key, lane.requires)
+        return self._backlog.resolve(lane.number, actual)
 
-    async def _forget_declared(self) -> None:
-        # The broker may have come back without its data.
-        self._declared.clear()
+
+def _last_due(claimed: Claimed) -> dict[int, float]:
+    """When the last task that was claimed of each lane was due."""
+    return {task.lane: task.submitted_at for task in claimed.tasks}

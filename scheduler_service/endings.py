@@ -15,6 +15,7 @@ from common.states import State
 from common.telemetry import Telemetry
 from common.wire import TaskResult
 from scheduler_service import events
+from scheduler_service.fleet.lanes import Lane, lane_of
 from scheduler_service.operations import Ended, results_to_tell
 
 
@@ -22,8 +23,8 @@ class Endings:
     """Follows up on tasks that have ended without a reply.
 
     Args:
-        queued: told how many queued tasks of which queue are fewer, as a negative number.
-        scheduled: the same for scheduled tasks.
+        queued: told how many queued tasks of which lane are fewer, as a negative number.
+        scheduled: the same for scheduled tasks, by queue.
         tell: tells results by reply queue.
         telemetry: where `Ended` goes.
     """
@@ -31,7 +32,7 @@ class Endings:
     def __init__(
         self,
         *,
-        queued: Callable[[str, int], None],
+        queued: Callable[[Lane, int], None],
         scheduled: Callable[[str, int], None],
         tell: Callable[[Mapping[str, Sequence[TaskResult]]], Awaitable[None]],
         telemetry: Telemetry,
@@ -59,12 +60,12 @@ class Endings:
 
     def settle(self, ended: Sequence[Ended]) -> None:
         """Take those that waited off the numbers, and announce all."""
-        fewer = Counter((each.stored.task.state, each.stored.queue) for each in ended)
-        for (state, queue), count in fewer.items():
-            if state is State.QUEUED:
-                self._queued(queue, -count)
-            elif state is State.SCHEDULED:
-                self._scheduled(queue, -count)
+        queued = Counter(lane_of(each.stored) for each in ended if each.stored.task.state is State.QUEUED)
+        for lane, count in queued.items():
+            self._queued(lane, -count)
+        scheduled = Counter(each.stored.queue for each in ended if each.stored.task.state is State.SCHEDULED)
+        for queue, count in scheduled.items():
+            self._scheduled(queue, -count)
         self.announce(ended)
 
     def announce(self, ended: Sequence[Ended]) -> None:

@@ -3,7 +3,7 @@
 Tasks that may go at once are written as dispatched in that same transaction, so the fast path costs one write. The
 order of events is what keeps the promise of the client's confirm::
 
-    read -> reserve room -> commit (tasks, leases, what was refused) -> hand over to the dispatcher -> ack
+    read -> sort by lane -> reserve room -> commit (tasks, leases, what was refused) -> hand to the dispatcher -> ack
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
+
+from msgspec import Struct
 
 from common.broker import BatchConsumer, Connection, Delivery
 from common.errors import StoreConflict, StoreRefused
@@ -22,6 +24,7 @@ from common.topology import Topology
 from common.wire import Assignment, ErrorInfo, ErrorKind, TaskResult
 from scheduler_service import operations
 from scheduler_service.events import Parked, Submitted
+from scheduler_service.fleet.lanes import Lane
 from scheduler_service.operations import Accepted
 from scheduler_service.reception import Limits, Refusal, read, refuse, set_times
 from scheduler_service.storage.claims import ClaimedTask, policy_to_send, starts_within
@@ -32,6 +35,8 @@ from scheduler_service.storage.tasks import NewTask, Placement
 PREFETCH = 32
 """Submission messages at a time, each of about 1 MiB at most: this bounds the memory of a batch."""
 
+_Name = tuple[str, int, str, str, tuple[str, ...]]
+_Name = tuple[str, int, str, str, tuple[str, ...]]
 Tell = Callable[[Mapping[str, Sequence[TaskResult]]], Awaitable[None]]
 TellStored = Callable[[Mapping[str, Sequence[str]]], Awaitable[None]]
 
@@ -39,19 +44,25 @@ TellStored = Callable[[Mapping[str, Sequence[str]]], Awaitable[None]]
 class Dispatcher(Protocol):
     """What intake needs of the dispatcher."""
 
-    def place(self, queue: str, count: int) -> list[Placement]:
+    def lane(self, queue: str, priority: int, task: str, key: str, requires: Sequence[str]) -> Lane:
+        """The lane under which such a task is stored."""
+
+    def room(self, queue: str) -> int:
+        """How many more tasks of `queue` may be out."""
+
+    def place(self, lane: Lane, count: int) -> list[Placement]:
         """Room for up to `count` tasks that may go at once."""
 
-    def unplace(self, queue: str, placements: Sequence[Placement]) -> None:
-        """Room that was not used."""
+    def placed(self, lane: Lane, stored: int, unused: Sequence[Placement]) -> None:
+        """So many tasks that had room are stored; for the others there is no task after all."""
 
     def send(self, claimed: Sequence[ClaimedTask]) -> None:
         """Dispatches whose transaction was committed."""
 
-    def queued(self, queue: str, count: int) -> None:
-        """`count` more tasks are queued in the store."""
+    def queued(self, lane: Lane, count: int, since: float | None = None) -> None:
+        """`count` more tasks are queued in the store; the oldest of them since a moment, seconds since the epoch."""
 
-    def doubt(self, queue: str, placements: Sequence[Placement]) -> None:
+    def doubt(self, lane: Lane, placements: Sequence[Placement]) -> None:
         """Their transaction may or may not have been committed: look in the store for what it dispatched."""
 
     def admits(self, queue: str) -> bool:
@@ -60,6 +71,10 @@ class Dispatcher(Protocol):
     @property
     def mark(self) -> int:
         """Up to which dispatch the broker has confirmed."""
+
+    @property
+    def spans(self) -> Mapping[tuple[str, str], float]:
+        """The seconds of each rate's span, by scope and name."""
 
 
 class Timers(Protocol):
@@ -73,6 +88,22 @@ class Timers(Protocol):
 
     def recount(self) -> None:
         """A transaction may or may not have been committed: look in the store for what is scheduled."""
+
+
+class Group(Struct, eq=False):
+    """The tasks of a batch that are of one lane.
+
+    Attributes:
+        lane: which.
+        going: tasks that may go now; the first ones have a placement.
+        over: those whose time was over when they came.
+        later: those that are due later.
+    """
+
+    lane: Lane
+    going: list[NewTask]
+    over: list[NewTask]
+    later: list[NewTask]
 
 
 class Intake:
@@ -170,56 +201,80 @@ class Intake:
         for task in new:
             if task.message.options is not None:
                 set_times(task, task.message.options, self._result_ttl, now)
-        self._place(new, now)
-        mark = self._dispatcher.mark
+        groups = self._grouped(new, now)
+        self._place(groups)
+        mark, spans = self._dispatcher.mark, self._dispatcher.spans
         try:
             await reached("intake.before_commit")
             try:
-                accepted = await self._store.run(operations.accept, new, refused, mark, now)
+                accepted = await self._store.run(operations.accept, new, refused, mark, now, spans)
             except StoreConflict:
-                accepted = await self._store.run(operations.accept_carefully, new, refused, mark, now)
+                accepted = await self._store.run(operations.accept_carefully, new, refused, mark, now, spans)
             await reached("intake.after_commit")
         except BaseException:
-            self._doubt(new)
+            self._doubt(groups)
             raise
-        self._proceed(new, accepted, refused, now)
+        self._proceed(new, groups, accepted, refused, now)
         return accepted
 
-    def _place(self, new: Sequence[NewTask], now: float) -> None:
-        by_queue: dict[str, list[NewTask]] = defaultdict(list)
+    def _grouped(self, new: Sequence[NewTask], now: float) -> list[Group]:
+        """The tasks by lane, each with the number of its lane; refused ones are in none."""
+        found: dict[_Name, Group] = {}
         for task in new:
             task.placement = None
-            over = task.expires_at is not None and task.expires_at <= now
-            if task.refusal is None and task.due_at is None and not over:
-                by_queue[task.message.queue].append(task)
-        for queue, tasks in by_queue.items():
-            placements = self._dispatcher.place(queue, len(tasks))
-            if len(placements) < len(tasks):
-                tasks.sort(key=lambda task: -task.message.priority)
-            for task, placement in zip(tasks, placements, strict=False):
-                task.placement = placement
+            if task.refusal is not None:
+                continue
+            message, options = task.message, task.message.options
+            if options is None:
+                name: _Name = (message.queue, message.priority, message.task, "", ())
+            else:
+                name = (message.queue, message.priority, message.task, options.key or "", options.requires or ())
+            group = found.get(name)
+            if group is None:
+                group = found[name] = Group(self._dispatcher.lane(*name), [], [], [])
+            task.lane = group.lane.number
+            if task.due_at is not None:
+                group.later.append(task)
+            elif task.expires_at is not None and task.expires_at <= now:
+                group.over.append(task)
+            else:
+                group.going.append(task)
+        return list(found.values())
 
-    def _doubt(self, new: Sequence[NewTask]) -> None:
+    def _place(self, groups: Sequence[Group]) -> None:
+        # Where there is not room for all, and there is more than one lane, the turns decide what goes.
+        wanted = Counter[str]()
+        for group in groups:
+            wanted[group.lane.queue] += len(group.going)
+        for group in groups:
+            queue, count = group.lane.queue, len(group.going)
+            if count and (count == wanted[queue] or self._dispatcher.room(queue) >= wanted[queue]):
+                for task, placement in zip(group.going, self._dispatcher.place(group.lane, count), strict=False):
+                    task.placement = placement
+            wanted[queue] -= count
+
+    def _doubt(self, groups: Sequence[Group]) -> None:
         # Also for those without a placement: they may be queued in the store, and nobody has counted them.
-        for task in new:
-            self._dispatcher.doubt(task.message.queue, [] if task.placement is None else [task.placement])
-            task.placement = None
-        if any(task.due_at is not None for task in new):
+        for group in groups:
+            placements = [task.placement for task in group.going if task.placement is not None]
+            self._dispatcher.doubt(group.lane, placements)
+            for task in group.going:
+                task.placement = None
+        if any(group.later for group in groups):
             self._timers.recount()
 
     def _proceed(
-        self, new: Sequence[NewTask], accepted: Accepted, refused: Sequence[ParkedMessage], now: float
+        self,
+        new: Sequence[NewTask],
+        groups: Sequence[Group],
+        accepted: Accepted,
+        refused: Sequence[ParkedMessage],
+        now: float,
     ) -> None:
-        if len(accepted.stored) < len(new):
-            kept = {id(task) for task in accepted.stored}
-            for task in new:
-                if id(task) not in kept and task.placement is not None:
-                    self._dispatcher.unplace(task.message.queue, [task.placement])
+        kept = None if len(accepted.stored) == len(new) else {id(task) for task in accepted.stored}
+        for group in groups:
+            self._follow(group, kept, now)
         waiting = [task for task in accepted.stored if task.placement is None and task.refusal is None]
-        for queue, count in Counter(task.message.queue for task in waiting if task.due_at is None).items():
-            self._dispatcher.queued(queue, count)
-        for queue, count in Counter(task.message.queue for task in waiting if task.due_at is not None).items():
-            self._timers.scheduled(queue, count)
         moments = [moment for task in waiting for moment in (task.due_at, task.expires_at) if moment is not None]
         if moments:
             self._timers.expect(min(moments))
@@ -232,6 +287,27 @@ class Intake:
             if count:
                 self._telemetry.emit(Parked("submit", reason, count))
 
+    def _follow(self, group: Group, kept: set[int] | None, now: float) -> None:
+        """Say what became of the tasks of a lane.
+
+        Args:
+            group: the tasks.
+            kept: which of the batch were stored, by `id`; None: all.
+            now: the time, seconds since the epoch.
+        """
+        going, over, later = group.going, group.over, group.later
+        unused: list[Placement] = []
+        if kept is not None:
+            unused = [task.placement for task in going if id(task) not in kept and task.placement is not None]
+            going, over, later = ([task for task in each if id(task) in kept] for each in (going, over, later))
+        placed = sum(task.placement is not None for task in going)
+        if placed or unused:
+            self._dispatcher.placed(group.lane, placed, unused)
+        if len(going) + len(over) > placed:
+            self._dispatcher.queued(group.lane, len(going) + len(over) - placed, now)
+        if later:
+            self._timers.scheduled(group.lane.queue, len(later))
+
 
 def _claimed(task: NewTask, now: float) -> ClaimedTask:
     message, placement = task.message, task.placement
@@ -240,7 +316,9 @@ def _claimed(task: NewTask, now: float) -> ClaimedTask:
     if message.options is not None:
         assignment.policy = policy_to_send(task.options)
         assignment.starts_within = starts_within(task.expires_at, now)
-    return ClaimedTask(assignment, message.queue, message.priority, now, placement.number)
+        key = message.options.key or ""
+        return ClaimedTask(assignment, message.queue, message.priority, now, placement.number, task.lane, key)
+    return ClaimedTask(assignment, message.queue, message.priority, now, placement.number, task.lane)
 
 
 def _conflicts(accepted: Accepted) -> dict[str, list[TaskResult]]:

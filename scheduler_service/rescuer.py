@@ -16,6 +16,11 @@ happens after the one before it, and a lease is lost only when it is found nowhe
 What vanished although nobody died may have been handed to a consumer that the broker knows and nobody has, so workers
 are told to subscribe anew before it is dispatched again.
 
+What was dispatched to the direct queue of one worker is found in the same rounds, without a look at that queue: nobody
+else may look at it, it ends with the worker's connection, and a worker that lives is handed at once what is in it. So
+it is in question at once when its worker is not there, and else when that worker has not listed it for a while; then
+the worker is told to drop the lease before it is dispatched anew, in case the bundle is on its way after all.
+
 A worker is dead when it is silent for too long, or sooner when a message to its exclusive control queue is unroutable:
 then its connection is gone, and with a second's grace to come back, so is the worker. So whoever is late is asked: of
 what a dead worker had acked (`held`), no redelivery tells.
@@ -52,6 +57,8 @@ ANSWER: Final = 0.3
 """Seconds after which a worker that has not answered a probe is asked by name."""
 LATE: Final = 3
 """Beats that a worker may miss before it is asked by name."""
+LATE_DIRECT: Final = 1.5
+"""The same for one that has a direct queue with something in it."""
 STUBBORN: Final = 3
 """Searches after which a queue that never shows 0 ready is paused until it does."""
 BARRIER_TIMEOUT: Final = 30.0
@@ -105,6 +112,7 @@ class Rescuer:
         self._stubborn: Counter[str] = Counter()
         self._connected_at = 0.0
         self._searched_at = 0.0
+        self._present: set[str] = set()
         self._loop = Background("rescue", self._run, report)
         connection.on_connected(self._on_connected)
 
@@ -164,14 +172,21 @@ class Rescuer:
         flights = self._flights.by_lease
         self._suspects.intersection_update(flights)
         suspects = [flights[lease] for lease in self._suspects]
+        if self._present - self._directory.workers.keys():
+            self._searched_at = 0.0
+        self._present = set(self._directory.workers)
         if now - self._searched_at < self._interval:
             return suspects
         self._searched_at = now
         listed = {lease for worker in self._directory.workers.values() for lease in worker.leases}
         missing: dict[str, list[Flight]] = defaultdict(list)
         for flight in flights.values():
+            if not flight.confirmed or flight.lease in listed or flight.lease in self._suspects:
+                continue
             old = flight.adopted or now - flight.dispatched_at > self._interval
-            if flight.confirmed and old and flight.lease not in listed and flight.lease not in self._suspects:
+            if flight.worker and (old or flight.worker not in self._directory.workers):
+                suspects.append(flight)
+            elif not flight.worker and old:
                 missing[flight.queue].append(flight)
         for queue in [queue for queue in self._stubborn if queue not in missing]:
             del self._stubborn[queue]
@@ -202,11 +217,13 @@ class Rescuer:
         await self._pass_barrier(token)
         reports = []
         lost: dict[str, list[bool]] = defaultdict(list)
+        vanished: dict[str, list[str]] = defaultdict(list)
+        renewed: set[str] = set()
         for flight in candidates:
             self._suspects.discard(flight.lease)
             if flight.lease not in self._flights.by_lease or self._directory.holder(flight.lease) is not None:
                 continue
-            died = self._directory.holder_died(flight.lease, flight.queue, flight.dispatched_at)
+            died = self._holder_died(flight)
             reports.append(
                 operations.Report(
                     flight.id,
@@ -214,21 +231,34 @@ class Rescuer:
                     self._directory.dead_holder(flight.lease),
                 )
             )
-            if not flight.cancelled:
-                lost[flight.queue].append(died)
+            if flight.worker:
+                vanished[flight.worker].append(flight.lease)
+            if flight.cancelled:
+                continue
+            lost[flight.queue].append(died)
+            if not (died or flight.worker):
+                renewed.add(flight.queue)
         for queue in {flight.queue for flight in candidates}:
             self._flights.paused.discard(queue)
         if not reports:
             return
-        for queue, died_each in lost.items():
-            if not all(died_each):
-                await self._control("all", Control(ControlVerb.RENEW, token, queue))
+        for queue in renewed:
+            await self._control("all", Control(ControlVerb.RENEW, token, queue))
+        for worker, leases in vanished.items():
+            if worker in self._directory.workers:
+                await self._control(f"worker.{worker}", Control(ControlVerb.CANCEL, leases=leases))
         await self._apply(reports)
         for queue, died_each in lost.items():
             log.warning(
                 "dispatches were lost", extra={"queue": queue, "tasks": len(died_each), "suspects": sum(died_each)}
             )
             self._telemetry.emit(events.Lost(queue, len(died_each), sum(died_each)))
+
+    def _holder_died(self, flight: Flight) -> bool:
+        """Whether a worker that held it, or may have held it, died."""
+        if flight.worker:
+            return self._directory.has_died(flight.worker)
+        return self._directory.holder_died(flight.lease, flight.queue, flight.dispatched_at)
 
     async def _probe(self, token: str, candidates: Sequence[Flight]) -> None:
         await self._send(token, "all")
@@ -258,10 +288,12 @@ class Rescuer:
         return self._directory.holder(flight.lease) is None and self._directory.held_by_dead(flight.lease)
 
     async def _ask_the_late(self, now: float) -> None:
+        # Of the death of one that was given tasks directly no redelivery tells.
+        direct = {flight.worker for flight in self._flights.by_lease.values() if flight.worker}
         late = [
             name
             for name, worker in self._directory.workers.items()
-            if now - worker.heard_at > LATE * worker.beat.interval
+            if now - worker.heard_at > (LATE_DIRECT if name in direct else LATE) * worker.beat.interval
         ]
         for name in late:
             await self._ask(name, new_nonce())

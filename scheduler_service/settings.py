@@ -23,6 +23,8 @@ class SchedulerSettings(CommonSettings, frozen=True, kw_only=True):
         max_task_bytes: the largest arguments (positional and named together) of one task, bytes.
         max_depth: how deep arrays and objects may nest in arguments.
         max_queues: how many work queues clients may bring into being by naming them.
+        max_lanes: how many combinations of queue, priority, task function, fairness key and required labels are told
+            apart among the tasks that wait; beyond it, tasks of new keys share one turn.
         max_crashes: a task fails when it has killed the process that ran it this often.
         unknown_function_grace: seconds for which a function that no worker knows is tried again.
         dead_after: seconds of silence after which a worker counts as dead.
@@ -41,6 +43,7 @@ class SchedulerSettings(CommonSettings, frozen=True, kw_only=True):
     max_task_bytes: Annotated[int, Meta(ge=1024, le=8 * 1024 * 1024)] = 256 * 1024
     max_depth: Annotated[int, Meta(ge=1, le=500)] = 32
     max_queues: Annotated[int, Meta(ge=1, le=10_000)] = 256
+    max_lanes: Annotated[int, Meta(ge=100, le=1_000_000)] = 10_000
     max_crashes: Annotated[int, Meta(ge=1, le=100)] = 2
     unknown_function_grace: Annotated[float, Meta(ge=0, le=86_400)] = 60.0
     dead_after: Annotated[float, Meta(ge=3, le=3600)] = 15.0

@@ -18,10 +18,12 @@ from typing import Final
 
 from common.background import Background, Report
 from common.errors import StoreError
-from common.states import Rules
+from common.states import Rules, State
 from scheduler_service import operations
+from scheduler_service.fleet.lanes import Lane, due, lane_of
 from scheduler_service.operations import Ended
 from scheduler_service.storage.store import Store
+from scheduler_service.storage.tasks import Moved
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ class Timers:
     Args:
         store: where tasks are.
         rules: the limits of the transition function.
-        queued: told how many tasks of which queue were queued.
+        queued: told how many tasks of which lane were queued, the oldest of them due at which moment.
         ended: given what has expired.
         doubt: called when a transaction may or may not have been committed.
         report: told when the loop dies.
@@ -50,7 +52,7 @@ class Timers:
         store: Store,
         rules: Rules,
         *,
-        queued: Callable[[str, int], None],
+        queued: Callable[[Lane, int, float], None],
         ended: Callable[[Sequence[Ended]], None],
         doubt: Callable[[], None],
         report: Report,
@@ -101,6 +103,14 @@ class Timers:
         else:
             self._waiting.pop(queue, None)
 
+    def moved(self, moved: Sequence[Moved]) -> None:
+        """Tasks have been moved; what is scheduled of them waits for another queue."""
+        scheduled = [each for each in moved if each.stored.task.state is State.SCHEDULED]
+        for queue, count in Counter(each.stored.queue for each in scheduled).items():
+            self.scheduled(queue, -count)
+        for queue, count in Counter(each.queue for each in scheduled).items():
+            self.scheduled(queue, count)
+
     def expect(self, moment: float) -> None:
         """A task is due or over at `moment`, seconds since the epoch; it may be the next."""
         if moment < self._next:
@@ -140,7 +150,11 @@ class Timers:
         ripened = await self._store.run(operations.ripen, self._rules, BATCH, self._clock())
         for queue, count in Counter(stored.queue for stored in ripened.due).items():
             self.scheduled(queue, -count)
-            self._queued(queue, count)
+        by_lane: dict[Lane, list[float]] = {}
+        for stored in ripened.due:
+            by_lane.setdefault(lane_of(stored), []).append(due(stored))
+        for lane, moments in by_lane.items():
+            self._queued(lane, len(moments), min(moments))
         if ripened.ended:
             self._ended(ripened.ended)
         if ripened.full:

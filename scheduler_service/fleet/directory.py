@@ -122,6 +122,12 @@ class Directory:
         ]
         return [self._bury(worker, leaving=False) for worker in dead]
 
+    def miss(self, worker: str, now: float) -> None:
+        """The connection of a worker was found to be gone at `now`; a beat after that says that it is back."""
+        known = self.workers.get(worker)
+        if known is not None and known.gone_since is None:
+            known.gone_since = now
+
     def forgive(self, now: float) -> None:
         """Count silence from `now`: we were deaf ourselves until then."""
         for worker in self.workers.values():

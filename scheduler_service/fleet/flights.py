@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -11,6 +11,7 @@ from common.ids import new_leases
 from common.questions import Progress
 from common.wire import Isolation
 from scheduler_service.fleet.directory import Directory
+from scheduler_service.fleet.lanes import Lane
 from scheduler_service.fleet.rates import CompletionRate, PathTime, RunTimes
 from scheduler_service.fleet.window import Window, window
 from scheduler_service.storage.claims import ClaimedTask
@@ -19,12 +20,17 @@ from scheduler_service.storage.tasks import Placement
 FUNCTIONS = 10_000
 """Functions whose run times are remembered; client-chosen names beyond that share one entry."""
 
+LANES = 20_000
+"""Lanes that are remembered, so that the flights of one lane share it."""
+
 
 class Flight(Struct, gc=False):
     """One dispatched task.
 
     Attributes:
         id, name, queue, lease, attempt: the task and its dispatch.
+        lane: where it waited.
+        worker: the only worker that it went to; empty: to the work queue of its queue.
         number: the dispatch number.
         dispatched_at: monotonic seconds.
         confirmed: the broker has confirmed its bundle.
@@ -48,6 +54,8 @@ class Flight(Struct, gc=False):
     copied: bool = False
     cancelled: bool = False
     progress: Progress | None = None
+    lane: Lane | None = None
+    worker: str = ""
 
 
 class Flights:
@@ -56,11 +64,14 @@ class Flights:
     Args:
         directory: the live workers.
         limit: the most tasks that one window may hold.
+        landed: given the lane of each dispatch that is over.
     """
 
-    def __init__(self, directory: Directory, limit: int) -> None:
+    def __init__(self, directory: Directory, limit: int, *, landed: Callable[[Lane], None] = lambda lane: None) -> None:
         self._directory = directory
         self._limit = limit
+        self._landed = landed
+        self._lanes: dict[int, Lane] = {}
         self.by_lease: dict[str, Flight] = {}
         self._out: dict[str, int] = defaultdict(int)
         self._rates: dict[str, CompletionRate] = defaultdict(CompletionRate)
@@ -161,6 +172,8 @@ class Flights:
                 now,
                 False,
                 assignment.isolation,
+                lane=self._lane(task),
+                worker=task.worker,
             )
 
     def adopt(self, claimed: Sequence[ClaimedTask], confirmed_up_to: int, now: float) -> list[ClaimedTask]:
@@ -241,12 +254,23 @@ class Flights:
             return
         self._out[flight.queue] -= 1
         self._open.pop(flight.number, None)
+        if flight.lane is not None:
+            self._landed(flight.lane)
         if run_seconds is not None:
             self._rates[flight.queue].add(1, now)
             self._times(flight.name).add(run_seconds)
             self._names[flight.queue] = flight.name
             if not flight.adopted:
                 self._paths[flight.queue].add(max(0.0, now - flight.dispatched_at - run_seconds), now)
+
+    def _lane(self, task: ClaimedTask) -> Lane:
+        lane = self._lanes.get(task.lane)
+        if lane is None:
+            if len(self._lanes) >= LANES:
+                self._lanes.clear()
+            lane = Lane(task.lane, task.queue, task.priority, task.assignment.task, task.key)
+            self._lanes[task.lane] = lane
+        return lane
 
     def _expected_in(self, queue: str) -> float:
         name = self._names.get(queue)

@@ -13,6 +13,9 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from scheduler_service.storage.lanes import required
+from scheduler_service.storage.tasks import Moved, NewTask, StoredTask, due_since
+
 _SEPARATOR = "\x00"
 
 
@@ -46,3 +49,28 @@ def lane(queue: str, priority: int, task: str, key: str | None = None, requires:
     name = _SEPARATOR.join((queue, str(priority), task, key or "", *labels))
     number = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) >> 1
     return Lane(number, queue, priority, task, key or "", labels)
+
+
+def lane_of(stored: StoredTask) -> Lane:
+    """The lane in which a stored task waits, or did."""
+    return Lane(stored.lane, stored.queue, stored.priority, stored.name, stored.key, required(stored.options))
+
+
+def lane_of_new(task: NewTask) -> Lane:
+    """The lane in which a task that was just stored waits."""
+    message = task.message
+    if message.options is None:
+        return Lane(task.lane, message.queue, message.priority, message.task)
+    key, requires = message.options.key or "", message.options.requires or ()
+    return Lane(task.lane, message.queue, message.priority, message.task, key, requires)
+
+
+def lane_after(moved: Moved) -> Lane:
+    """The lane in which a moved task waits now."""
+    stored = moved.stored
+    return Lane(moved.lane, moved.queue, moved.priority, stored.name, stored.key, required(stored.options))
+
+
+def due(stored: StoredTask) -> float:
+    """When a stored task first became due, seconds since the epoch."""
+    return stored.submitted_at if stored.options is None else due_since(stored.options, stored.submitted_at)

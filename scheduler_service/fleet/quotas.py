@@ -11,7 +11,7 @@ for the moments at which tasks are published. What nobody has limited costs next
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from heapq import heappop, heappush
 from typing import Final
 
@@ -178,7 +178,13 @@ class Ledger:
             for limit in self._of(lane):
                 limit.record(1, now - max(0.0, age))
 
-    def take_freed(self, now: float) -> set[str]:
+    def recall_used(self, scope: Scope, name: str, count: int, age: float, now: float) -> None:
+        """As `recall`, where the store says it by what a rate limits: `count` were dispatched `age` seconds ago."""
+        limit = self._limits(scope).get(name)
+        if limit is not None:
+            limit.record(count, now - max(0.0, age))
+
+    def take_freed(self, now: float) -> Collection[str]:
         """The keys of which a limit may let something go that it did not when last asked."""
         while self._alarms and self._alarms[0][0] <= now:
             alarm = heappop(self._alarms)

@@ -31,7 +31,7 @@ from scheduler_service.operations.moving import (
     write_mark,
 )
 from scheduler_service.operations.pruning import Pruned, prune, prune_own
-from scheduler_service.operations.rearranging import RearrangedPage, rearrange
+from scheduler_service.operations.rearranging import LaneNumber, RearrangedPage, rearrange
 from scheduler_service.operations.searching import CancelledPage, cancel, leases_of, list_tasks
 from scheduler_service.storage.parked import park
 
@@ -45,6 +45,7 @@ __all__ = [
     "DeadPage",
     "Ended",
     "Found",
+    "LaneNumber",
     "Outset",
     "Pruned",
     "RearrangedPage",

@@ -87,8 +87,9 @@ _claim = Prepared(
         attempt=bindparam("attempt"),
         dispatch=bindparam("dispatch"),
         dispatched_at=bindparam("dispatched_at"),
+        target=bindparam("target"),
     ),
-    ("state", "attempt", "lease", "dispatch", "dispatched_at", "b_seq"),
+    ("state", "attempt", "lease", "dispatch", "dispatched_at", "target", "b_seq"),
 )
 
 
@@ -128,7 +129,9 @@ def claim(
                 continue
             placement = next(unused)
             claimed.append(_claimed(row, lane, turn.worker, placement, now))
-            changes.append(("dispatched", row[5] + 1, placement.lease, placement.number, now, place))
+            changes.append(
+                ("dispatched", row[5] + 1, placement.lease, placement.number, now, turn.worker or None, place)
+            )
         result.append((claimed, over, found))
     _claim.run(connection, changes)
     return result
@@ -182,6 +185,7 @@ _in_flight = select(
     tasks.c.options,
     tasks.c.lane,
     tasks.c.key,
+    tasks.c.target,
 ).where(tasks.c.state == "dispatched")
 
 
@@ -199,6 +203,7 @@ def dispatched(connection: Connection, now: float) -> list[ClaimedTask]:
             row.dispatch,
             row.lane,
             row.key or "",
+            row.target or "",
         )
         for row in connection.execute(_in_flight.order_by(tasks.c.dispatch))
     ]  # fmt: skip

@@ -30,6 +30,7 @@ class WaitingLane(Struct, gc=False):
         queue, priority, task, key, requires: of its first task; those of every one, unless the lane is one in which
             what is left over is collected.
         count: how many are queued.
+        oldest: when the first of them was due, seconds since the epoch.
     """
 
     number: int
@@ -39,6 +40,7 @@ class WaitingLane(Struct, gc=False):
     key: str
     requires: tuple[str, ...]
     count: int
+    oldest: float
 
 
 class FirstOf:
@@ -99,6 +101,7 @@ _described = select(
     tasks.c.task,
     tasks.c.key,
     tasks.c.options,
+    tasks.c.submitted_at,
 )
 
 
@@ -111,8 +114,9 @@ def waiting(connection: Connection) -> list[WaitingLane]:
         rows = connection.execute(_described.where(tasks.c.seq.in_([first for _, _, first in page])))
         heads = {row[0]: row for row in rows}
         for number, count, first in page:
-            _, queue, priority, task, key, options = heads[first]
-            found.append(WaitingLane(number, queue, priority, task, key or "", required(options), count))
+            _, queue, priority, task, key, options, submitted_at = heads[first]
+            since = submitted_at if options is None else due_since(options, submitted_at)
+            found.append(WaitingLane(number, queue, priority, task, key or "", required(options), count, since))
     return found
 
 

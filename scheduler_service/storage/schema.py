@@ -67,6 +67,7 @@ tasks = Table(
     Column("key", String(128), comment="whose task it is, for fairness"),
     Column("aliased", Boolean(create_constraint=False), nullable=False, server_default=false()),
     Column("lane", _Sequence, comment="number of the lane in which it waits; NULL: it ended before there were lanes"),
+    Column("target", String(64), comment="the only worker that the current dispatch went to; NULL: any of its queue"),
     Column("origin", String(80), comment="queue and priority as submitted, when it was moved since"),
 )
 QUEUED = "state = 'queued'"

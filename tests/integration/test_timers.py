@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from common.states import State
 from scheduler_service import timers
+from scheduler_service.fleet.lanes import Lane
 from scheduler_service.operations import Ended
 from scheduler_service.storage.store import Store
 from scheduler_service.timers import Timers
@@ -38,8 +39,9 @@ class Watched:
             store, RULES, queued=self._queue, ended=self._end, doubt=self._doubt, report=self._report, clock=self.clock
         )
 
-    def _queue(self, queue: str, count: int) -> None:
-        self.queued[queue] += count
+    def _queue(self, lane: Lane, count: int, since: float) -> None:
+        self.queued[lane.queue] += count
+        self.since = since
 
     def _end(self, ended: Sequence[Ended]) -> None:
         self.ended += [each.stored.id for each in ended]

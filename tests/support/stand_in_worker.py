@@ -68,6 +68,8 @@ class StandInWorker:
         queues: what it serves.
         slots: how many tasks it says it can run.
         functions: what it says it knows.
+        labels: what it says it has.
+        direct: whether it has a queue of its own.
         deaf: it beats, and takes nothing from its queues.
 
     Attributes:
@@ -89,11 +91,14 @@ class StandInWorker:
         queues: Sequence[str] = ("default",),
         slots: int = 4,
         functions: Sequence[str] = ("add",),
+        labels: Sequence[str] = (),
+        direct: bool = True,
         deaf: bool = False,
     ) -> None:
         self.name = f"stand-in-{new_nonce()}"
         self.decide = decide
         self.queues, self.slots, self.functions = list(queues), slots, list(functions)
+        self.labels, self.direct = list(labels), direct
         self.seen: list[Assignment] = []
         self.bundles: list[int] = []
         self.redelivered: list[str] = []
@@ -114,6 +119,10 @@ class StandInWorker:
             *(
                 Consumer(self.connection, self._topology.work_queue(queue), self._arrived, prefetch=1000)
                 for queue in (() if deaf else self.queues)
+            ),
+            *(
+                Consumer(self.connection, self._topology.direct_queue(self.name), self._arrived, prefetch=1000)
+                for _ in range(int(direct and not deaf))
             ),
         ]
 
@@ -166,6 +175,9 @@ class StandInWorker:
             leaving=leaving,
             probe=self._probe,
             functions=self.functions,
+            labels=self.labels,
+            direct=self.direct,
+            capacity=self.slots,
         )
         await self.publisher.publish(self._topology.beat_exchange.name, "beat", beat, persistent=False, mandatory=False)
 

@@ -56,6 +56,12 @@ def upgrade() -> None:
         ),
     )
     op.add_column(
+        "tasks",
+        sa.Column(
+            "target", sa.String(64), comment="the only worker that the current dispatch went to; NULL: any of its queue"
+        ),
+    )
+    op.add_column(
         "tasks", sa.Column("origin", sa.String(80), comment="queue and priority as submitted, when it was moved since")
     )
     # Filling is faster without the index, and making it afterwards reads what is queued once.
@@ -100,4 +106,5 @@ def downgrade() -> None:
     columns: list[str | sa.TextClause] = ["queue", sa.text("priority DESC"), "seq"]
     op.create_index("ix_tasks_queued", "tasks", columns, sqlite_where=where, postgresql_where=where)
     op.drop_column("tasks", "origin")
+    op.drop_column("tasks", "target")
     op.drop_column("tasks", "lane")
