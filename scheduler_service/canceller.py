@@ -16,13 +16,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
+from common.administration import Change
 from common.background import Background, Report
 from common.broker import Publisher
 from common.errors import BrokerError, PublishRefused
-from common.questions import Cancel, Cancelled
+from common.questions import Cancel, Cancelled, Filter
 from common.states import Rules
 from common.topology import Topology
 from common.wire import MAX_PACK_ITEMS, Control, ControlVerb, Message, decode
@@ -50,6 +51,7 @@ class Canceller:
         directory: the live workers.
         rules: the limits of the transition function.
         ended: given what was cancelled.
+        record: writes down that an operator purges a queue.
         doubt: called when a transaction may or may not have been committed.
         certain: whether all that is out in the store is known to be out.
         report: told when the loop dies.
@@ -65,6 +67,7 @@ class Canceller:
         rules: Rules,
         *,
         ended: Callable[[Sequence[Ended]], None],
+        record: Callable[[Change], Awaitable[None]],
         doubt: Callable[[], None],
         certain: Callable[[], bool],
         report: Report,
@@ -76,6 +79,7 @@ class Canceller:
         self._directory = directory
         self._rules = rules
         self._ended = ended
+        self._record = record
         self._doubt = doubt
         self._certain = certain
         self._seen: dict[str, tuple[int, frozenset[str]]] = {}
@@ -96,6 +100,9 @@ class Canceller:
     async def cancel(self, asker: Asker, body: bytes) -> Message:
         """Cancel a page of tasks; it may be short, even empty, and yet not be the last."""
         ask = decode(Cancel, body)
+        if asker.administrator and ask.after is None and (queue := _purged(ask.where)):
+            detail = f"cancel what is {' or '.join(ask.where.states or ('unfinished',))}"
+            await self._record(Change(time.time(), asker.user, "purge", queue, detail))
         answer = Cancelled({}, next=ask.after)
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -164,3 +171,8 @@ class Canceller:
                     extra={"to": key, "leases": len(leases), "reason": str(error)},
                 )
                 return
+
+
+def _purged(where: Filter) -> str:
+    """The queue of which all that waits is cancelled, if that is what is asked for."""
+    return where.queue or "" if where == Filter(queue=where.queue, states=where.states) else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
 
 from common.options import TaskOptions
 from common.questions import Ask, AskKind, ListTasks, Statuses, TaskStatus
@@ -13,8 +14,12 @@ from scheduler_service import operations
 from scheduler_service.asking import PATIENCE, Asker
 from scheduler_service.fleet.directory import Directory
 from scheduler_service.fleet.flights import Flights
+from scheduler_service.fleet.lanes import lane
+from scheduler_service.fleet.reasons import Reasons
 from scheduler_service.operations import Found
 from scheduler_service.storage.store import Store
+
+_WAITING: Final = (State.QUEUED, State.SCHEDULED)
 
 TellStored = Callable[[Mapping[str, Sequence[str]]], Awaitable[None]]
 
@@ -26,13 +31,23 @@ class Inquiries:
         store: where tasks are.
         flights: what is out, with its progress.
         directory: the live workers, for what the store does not know.
+        reasons: why something waits.
         tell_stored: tells stored results by reply queue.
     """
 
-    def __init__(self, store: Store, flights: Flights, directory: Directory, *, tell_stored: TellStored) -> None:
+    def __init__(
+        self,
+        store: Store,
+        flights: Flights,
+        directory: Directory,
+        reasons: Reasons,
+        *,
+        tell_stored: TellStored,
+    ) -> None:
         self._store = store
         self._flights = flights
         self._directory = directory
+        self._reasons = reasons
         self._tell_stored = tell_stored
 
     async def ask(self, asker: Asker, body: bytes) -> Message:
@@ -85,12 +100,17 @@ class Inquiries:
                 status.state, status.worker = "running", running
             flight = self._flights.by_lease.get(task.lease)
             status.progress = None if flight is None else flight.progress
-        if status.state in (State.DISPATCHED, State.QUEUED, State.SCHEDULED):
-            status.note = self._directory.why_waiting(stored.queue, stored.name)
+        requires: tuple[str, ...] = ()
         if stored.options is not None:
             options = decode(TaskOptions, stored.options.encode())
+            requires = options.requires or ()
             status.key = options.key or ""
             status.labels = options.labels or {}
             status.parent = options.parent or ""
             status.replay_of = options.replay_of or ""
+        waits = lane(stored.queue, stored.priority, stored.name, status.key, requires)
+        if task.state in _WAITING:
+            status.note = self._reasons.why(waits, time.monotonic())
+        elif status.state == State.DISPATCHED:
+            status.note = self._reasons.cannot(waits)
         return status

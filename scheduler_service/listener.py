@@ -1,4 +1,4 @@
-"""Listener: hears the beats of the workers, which keep the directory, and how far their tasks are."""
+"""Listener: hears what workers say: their beats, which keep the directory, how far tasks are, answers to commands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from common.errors import WireError
 from common.ids import new_nonce
 from common.questions import Progress, ProgressReport
 from common.topology import Topology
-from common.wire import Beat, check_type, decode
+from common.wire import Beat, WorkerAnswer, check_type, decode
 from scheduler_service.fleet.directory import Directory
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ class Listener:
         directory: the live workers.
         heard: called after each batch of beats.
         progressed: given how far tasks are, by lease.
+        answered: given what workers answer to commands.
         offer: makes the work queues that workers serve.
     """
 
@@ -41,11 +42,13 @@ class Listener:
         *,
         heard: Callable[[], None],
         progressed: Callable[[Mapping[str, Progress]], None],
+        answered: Callable[[WorkerAnswer], None],
         offer: Callable[[Sequence[str]], Awaitable[None]],
     ) -> None:
         self._directory = directory
         self._heard = heard
         self._progressed = progressed
+        self._answered = answered
         self._offer = offer
         self._offered_at = 0.0
         self.consumer = BatchConsumer(
@@ -75,6 +78,9 @@ class Listener:
             try:
                 if delivery.type == ProgressReport.TYPE:
                     self._progressed(decode(ProgressReport, delivery.body).progress)
+                    continue
+                if delivery.type == WorkerAnswer.TYPE:
+                    self._answered(decode(WorkerAnswer, delivery.body))
                     continue
                 check_type(Beat, delivery.type)
                 self._directory.hear(decode(Beat, delivery.body), now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter as Counted
 from collections import defaultdict
@@ -11,11 +12,14 @@ from prometheus_client import Counter
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from common.administration import QueueReport
 from common.metrics import COUNTS, LONG_SECONDS, SECONDS, FastHistogram, LabelBound, new_registry, watch_broker
 from common.telemetry import Telemetry
 from scheduler_service import events
 from scheduler_service.fleet.directory import Directory
 from scheduler_service.fleet.flights import Flights
+from scheduler_service.queue_reporter import QueueReporter
+from scheduler_service.worker_reporter import WorkerReporter
 
 QUEUES = 300
 TASKS = 500
@@ -149,6 +153,10 @@ class SchedulerMetrics:
         """Read gauges from the live objects when they are scraped."""
         self.registry.register(_Gauges(flights, directory, backlog, scheduled, store_up, self._queue))
 
+    def watch_fleet(self, queues: QueueReporter, workers: WorkerReporter, directory: Directory) -> None:
+        """Read from what operators are told when it is scraped."""
+        self.registry.register(_FleetGauges(queues, workers, directory, self._queue))
+
 
 class _Gauges(Collector):
     def __init__(
@@ -206,3 +214,42 @@ class _Gauges(Collector):
         flights = self._flights.by_lease
         leases = (lease for worker in self._directory.workers.values() for lease in worker.running)
         return Counted(flights[lease].queue for lease in leases if lease in flights)
+
+
+class _FleetGauges(Collector):
+    """What scaling and alerts read: how long the queues take, and who is there."""
+
+    def __init__(self, queues: QueueReporter, workers: WorkerReporter, directory: Directory, queue: LabelBound) -> None:
+        self._queues = queues
+        self._workers = workers
+        self._directory = directory
+        self._queue = queue
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> list[Metric]:
+        def gauge(name: str, help_text: str) -> GaugeMetricFamily:
+            return GaugeMetricFamily(name, help_text, labels=("queue",))
+
+        drain = gauge("warren_queue_drain_seconds", "Until what is queued is done as it is now; +Inf: never.")
+        recommended = gauge("warren_recommended_workers", "Workers that would empty the queue within drain_target.")
+        oldest = gauge("warren_queue_oldest_seconds", "For which the oldest queued task has been due.")
+        unrunnable = gauge("warren_tasks_unrunnable", "Queued tasks that no live worker can run.")
+        used = gauge("warren_used_slots", "Slots of the workers that serve the queue in which something runs.")
+        reports = self._queues.reports()
+        by_label: dict[str, list[QueueReport]] = defaultdict(list)
+        for report in reports:
+            by_label[self._queue(report.name)].append(report)
+        for label, some in by_label.items():
+            seconds = [math.inf if report.drain_seconds is None else report.drain_seconds for report in some]
+            drain.add_metric((label,), max(seconds))
+            recommended.add_metric((label,), sum(report.recommended_workers for report in some))
+            oldest.add_metric((label,), max(report.oldest for report in some))
+            unrunnable.add_metric((label,), sum(report.unrunnable for report in some))
+            serving = {id(w): w for report in some for w in self._directory.serving(report.name)}
+            used.add_metric((label,), sum(len(worker.running) for worker in serving.values()))
+        workers = GaugeMetricFamily("warren_workers", "Workers by how they are.", labels=("state",))
+        for state, count in self._workers.states().items():
+            workers.add_metric((state,), count)
+        return [drain, recommended, oldest, unrunnable, used, workers]

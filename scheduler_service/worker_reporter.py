@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -55,6 +56,13 @@ class WorkerReporter:
             _report(death.beat, WorkerState.LOST, now - death.heard_at, [], []) for death in self._directory.lost(now)
         ]
         return Workers(reports + lost)
+
+    def states(self) -> dict[str, int]:
+        """How many workers are in each state."""
+        now = self._clock()
+        found = Counter(state_of(worker, now) for worker in self._directory.workers.values())
+        found[WorkerState.LOST] = len(self._directory.lost(now))
+        return {state.value: found[state] for state in WorkerState}
 
     def _running(self, beat: Beat, limit: int, *, named: bool) -> list[RunningAttempt]:
         ages = [*beat.ages, *[0.0] * (len(beat.running) - len(beat.ages))]

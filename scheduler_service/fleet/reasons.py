@@ -37,7 +37,7 @@ class Reasons:
         for scope, name in names.items():
             if name and self._ledger.quota(scope, name).paused:
                 return f"{_CALLED[scope]} {name!r} is paused"
-        if cannot := self._capability.why_not(lane):
+        if cannot := self.cannot(lane):
             return cannot
         if lane.queue in self._searched:
             return f"dispatch from the queue {lane.queue!r} waits until it is known what was lost there"
@@ -45,6 +45,10 @@ class Reasons:
             if name and (reached := self.limit(scope, name, now)):
                 return reached
         return ""
+
+    def cannot(self, lane: Lane) -> str:
+        """Why no live worker can run `lane`; empty when one can."""
+        return self._capability.why_not(lane)
 
     def limit(self, scope: Scope, name: str, now: float) -> str:
         """Which limit of `name` is reached now (monotonic seconds); empty when none is."""
