@@ -163,6 +163,10 @@ class Backlog:
         """When the oldest queued task of `queue` was due, seconds since the epoch; None when it is not known."""
         return min((each.oldest for each in self.lanes(queue) if each.oldest is not None), default=None)
 
+    def keyed(self, queue: str) -> bool:
+        """Whether tasks with a fairness key wait in `queue`."""
+        return any(len(level.flows) > ("" in level.flows) for level in self._queues.get(queue, {}).values())
+
     def levels(self, queue: str) -> Mapping[int, FairQueue]:
         """The flows of `queue` that wait, by priority."""
         return self._queues.get(queue, {})

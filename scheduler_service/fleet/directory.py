@@ -223,3 +223,8 @@ class Directory:
 def _abilities(worker: Worker) -> tuple[object, ...]:
     beat = worker.beat
     return worker.functions, beat.queues, beat.labels, beat.draining, beat.paused, beat.direct
+
+
+def is_serving(worker: Worker) -> bool:
+    """Whether `worker` takes new tasks."""
+    return not worker.beat.draining and not worker.beat.paused and worker.gone_since is None

@@ -1,8 +1,8 @@
 """Fair queueing between the fairness keys of one queue and priority: weighted round robin with a deficit.
 
-Each flow (the tasks of one key) has a *virtual time*, which moves on by ``1 / weight`` for each of its tasks that goes;
-the flow whose virtual time is least has its turn (start-time fair queueing: Goyal, Vin and Cheng, 1996). What a flow got
-too little or too much of is thereby made up for, as by the deficits of a round robin, and for the same price whatever
+Each flow (the tasks of one key) has a *virtual time*, which moves on by ``1 / weight`` for each of its tasks that
+goes; the flow whose virtual time is least has its turn (start-time fair queueing: Goyal, Vin and Cheng, 1996). So what
+a flow got too little or too much of is made up for, as by the deficits of a round robin, and at the same price whatever
 the weights and the number of flows.
 
 A flow that comes anew begins a little before the virtual time of the level, by the *credit*: who has waited for nothing

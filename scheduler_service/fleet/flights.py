@@ -10,10 +10,11 @@ from msgspec import Struct
 from common.ids import new_leases
 from common.questions import Progress
 from common.wire import Isolation
-from scheduler_service.fleet.directory import Directory
+from scheduler_service.fleet.directory import Directory, Worker, is_serving
 from scheduler_service.fleet.lanes import Lane
-from scheduler_service.fleet.rates import CompletionRate, PathTime, RunTimes
-from scheduler_service.fleet.window import Window, window
+from scheduler_service.fleet.rates import SLOT, CompletionRate, PathTime, RunTimes
+from scheduler_service.fleet.shares import NOTHING, Group, Share, Shares
+from scheduler_service.fleet.window import KEYED_HORIZON, Window, window
 from scheduler_service.storage.claims import ClaimedTask
 from scheduler_service.storage.tasks import Placement
 
@@ -71,6 +72,10 @@ class Flights:
         self._directory = directory
         self._limit = limit
         self._landed = landed
+        self._direct: dict[str, int] = defaultdict(int)
+        self._shares = Shares(lambda queue: 1.0)
+        self._runnable: Callable[[str, float], int] = lambda queue, now: 0
+        self._keyed: Callable[[str], bool] = lambda queue: False
         self._lanes: dict[int, Lane] = {}
         self.by_lease: dict[str, Flight] = {}
         self._out: dict[str, int] = defaultdict(int)
@@ -88,29 +93,133 @@ class Flights:
         """Number dispatches from the one after `number`."""
         self._number = max(self._number, number)
 
+    def share_by(
+        self, weigh: Callable[[str], float], runnable: Callable[[str, float], int], keyed: Callable[[str], bool]
+    ) -> None:
+        """Say how queues that share workers share them.
+
+        Args:
+            weigh: the weight of a queue.
+            runnable: how many of its queued tasks may go at a moment.
+            keyed: whether tasks with a fairness key wait in it.
+        """
+        self._shares = Shares(weigh)
+        self._runnable = runnable
+        self._keyed = keyed
+
     def window(self, queue: str, now: float) -> Window:
-        """The window of `queue` at `now` (monotonic seconds)."""
+        """The window of `queue` at `now` (monotonic seconds), were there enough tasks in it."""
+        groups = self._groups((queue,))
+        return self._window(queue, self._peek(queue, groups, now), now)
+
+    def room(self, queue: str, now: float, asking: int = 0) -> int:
+        """How many more tasks of `queue` may be dispatched, were there enough.
+
+        Args:
+            queue: the queue.
+            now: monotonic seconds.
+            asking: how many new tasks of it want to go; those of other queues that wait have their share.
+        """
+        if queue in self.paused:
+            return 0
+        groups = self._groups((queue,))
+        own = self._window(queue, self._peek(queue, groups, now), now)
+        others = {other for group in groups for other in group.queues if other != queue and self._out[other]}
+        windows = {queue: own}
+        for other in others:
+            windows[other] = self._window(other, self._peek(other, groups, now), now)
+        return self._left(queue, groups, windows, {})
+
+    def rooms(self, queues: Sequence[str], now: float) -> dict[str, int]:
+        """How many more tasks of each of these queues may be dispatched, all of them together."""
+        groups = self._groups(queues)
+        sharing = {queue for group in groups for queue in group.queues if self._out[queue]}.union(queues)
+        demands = {queue: self._demand(queue, now) for queue in sharing}
+        shares = self._shares.divide(groups, demands, now)
+        windows = {queue: self._window(queue, shares.get(queue, NOTHING), now) for queue in sharing}
+        planned: dict[str, int] = {}
+        for queue in sorted(queues, key=self._shares.lag, reverse=True):
+            if queue not in self.paused:
+                planned[queue] = self._left(queue, groups, windows, planned)
+        return planned
+
+    def direct_room(self, worker: str) -> int:
+        """How many more tasks may be sent to the direct queue of `worker`."""
+        known = self._directory.workers.get(worker)
+        if known is None or not is_serving(known):
+            return 0
+        return max(0, known.beat.slots - self._direct[worker])
+
+    def slots(self, queue: str) -> int:
+        """The live slots that serve `queue`."""
+        return sum(worker.beat.slots for worker in self._directory.serving(queue))
+
+    def _window(self, queue: str, share: Share, now: float) -> Window:
         serving = self._directory.serving(queue)
-        slots = sum(worker.beat.slots for worker in serving)
-        shared = {other for worker in serving for other in worker.beat.queues if other != queue}
-        if shared:
-            taken = sum(self._out[other] for other in shared)
-            busy = 1 + sum(1 for other in shared if self._out[other])
-            slots = max(slots - taken, slots // busy, 1)
         return window(
-            slots=slots,
+            slots=min(share.now, max(self._limit, sum(worker.beat.slots for worker in serving))),
+            share=share.slots,
             workers=len(serving),
             completions=self._rates[queue].per_slot(now),
             expected_run=self._expected_in(queue),
             path=self._paths[queue].least(now),
             limit=self._limit,
+            horizon=KEYED_HORIZON if self._keyed(queue) else SLOT,
         )
 
-    def room(self, queue: str, now: float) -> int:
-        """How many more tasks of `queue` may be dispatched."""
-        if queue in self.paused:
+    def _groups(self, queues: Sequence[str]) -> list[Group]:
+        """The workers that serve one of `queues`, or another queue with one that does."""
+        slots: dict[frozenset[str], int] = defaultdict(int)
+        for worker in self._directory.workers.values():
+            if worker.gone_since is None:
+                slots[frozenset(worker.beat.queues)] += self._slots_of(worker)
+        reached = set(queues)
+        for served in slots:
+            if not reached.isdisjoint(served):
+                reached |= served
+        return [Group(served, count) for served, count in slots.items() if not reached.isdisjoint(served)]
+
+    def _slots_of(self, worker: Worker) -> int:
+        # One that takes no more, or less than it did, still holds what it runs: others must not lose slots by that.
+        beat = worker.beat
+        slots, most, held = (
+            (beat.slots, beat.capacity, worker.running)
+            if is_serving(worker)
+            else (0, len(worker.leases), worker.leases)
+        )
+        if len(held) <= slots or most <= slots:
+            return slots
+        return max(slots, min(most, sum(lease in self.by_lease for lease in held)))
+
+    def _demand(self, queue: str, now: float) -> float:
+        if queue in self.paused or not self._directory.serving(queue):
             return 0
-        return max(0, self.window(queue, now).tasks - self._out[queue])
+        return self._out[queue] + self._runnable(queue, now)
+
+    def _peek(self, queue: str, groups: list[Group], now: float) -> Share:
+        sharing = {other for group in groups for other in group.queues}
+        if sharing <= {queue}:
+            slots = sum(group.slots for group in groups)
+            return Share(slots, slots)
+        demands = {other: self._demand(other, now) for other in sharing}
+        demands[queue] = float("inf")
+        return self._shares.peek(groups, demands, queue)
+
+    def _left(self, queue: str, groups: list[Group], windows: Mapping[str, Window], planned: Mapping[str, int]) -> int:
+        """What is left for `queue` of its window, and of the slots that others occupy beyond theirs."""
+        out = self._out[queue]
+        room = windows[queue].tasks - out
+        mine = [group for group in groups if queue in group.queues]
+        if room <= 0 or not mine:
+            return 0
+        free = float(sum(group.slots for group in mine))
+        for other, its in windows.items():
+            whole = sum(group.slots for group in groups if other in group.queues)
+            overlap = sum(group.slots for group in mine if other in group.queues)
+            if whole:
+                free += (its.lead - self._out[other] - planned.get(other, 0)) * overlap / whole
+        # One at least is on its way, so that the next slot that becomes free is not free for long.
+        return min(room, max(int(free), 0 if out else 1))
 
     def out(self, queue: str) -> int:
         """How many tasks of `queue` are out or reserved."""
@@ -175,6 +284,8 @@ class Flights:
                 lane=self._lane(task),
                 worker=task.worker,
             )
+            if task.worker:
+                self._direct[task.worker] += 1
 
     def adopt(self, claimed: Sequence[ClaimedTask], confirmed_up_to: int, now: float) -> list[ClaimedTask]:
         """Take over dispatched tasks found in the store.
@@ -254,9 +365,14 @@ class Flights:
             return
         self._out[flight.queue] -= 1
         self._open.pop(flight.number, None)
+        if flight.worker:
+            self._direct[flight.worker] -= 1
+            if not self._direct[flight.worker]:
+                del self._direct[flight.worker]
         if flight.lane is not None:
             self._landed(flight.lane)
         if run_seconds is not None:
+            self._shares.used(flight.queue, run_seconds)
             self._rates[flight.queue].add(1, now)
             self._times(flight.name).add(run_seconds)
             self._names[flight.queue] = flight.name

@@ -90,10 +90,14 @@ def test_a_slow_path_widens_the_horizon(flights: Flights) -> None:
 
 def test_queues_that_share_workers_share_the_slots() -> None:
     both = with_workers((["default", "email"], 10))
-    assert (both.room("default", NOW), both.room("email", NOW)) == (10, 10)
-    launched(both, 10)
-    assert both.room("email", NOW) == 5
-    assert both.room("default", NOW) == 0
+    both.share_by(lambda queue: 1.0, lambda queue, now: 100, lambda queue: False)
+    assert (both.room("default", NOW), both.room("email", NOW)) == (5, 5)
+    placements = launched(both, 10)
+    assert both.room("email", NOW) == 1, "no slot is free, but the next is for this one"
+    for placement in placements[:3]:
+        both.land(placement.lease, NOW)
+    assert both.room("email", NOW) == 3
+    assert both.room("default", NOW) == 0, "it has more than its half still"
 
 
 def test_a_queue_never_starves_for_those_it_shares_with() -> None:

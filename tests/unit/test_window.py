@@ -37,7 +37,7 @@ def test_long_tasks_do_not_wait_in_the_broker() -> None:
 
 
 def test_short_tasks_get_what_completes_in_the_horizon() -> None:
-    assert at(slots=100, completions=500, expected_run=0.001) == Window(600, 20)
+    assert at(slots=100, completions=500, expected_run=0.001) == Window(600, 20, 500)
 
 
 def test_the_lead_grows_to_twice_a_slow_path() -> None:
