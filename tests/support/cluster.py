@@ -39,6 +39,7 @@ class Cluster:
         client_url: the clients' way to the broker, when it is another one.
         database: the scheduler's, by default in `folder`.
         restart: start services again when they die.
+        tasks: the module that the workers load.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Cluster:
         client_url: str = "",
         database: Path | None = None,
         restart: bool = True,
+        tasks: str = TASKS,
     ) -> None:
         self.broker = broker
         self._client_url = client_url or broker.url
@@ -84,7 +86,7 @@ class Cluster:
         self.workers = [
             ServiceProcess(
                 f"worker-{number}",
-                [*command, "worker_service", TASKS, "--slots", str(slots)],
+                [*command, "worker_service", tasks, "--slots", str(slots)],
                 shared | {"WARREN_CHILD_ENVIRONMENT": VARIABLE} | dict(each),
                 folder / f"worker-{number}.log",
                 restart=restart,

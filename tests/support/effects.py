@@ -5,8 +5,10 @@ processes write at once and a SIGKILL a microsecond later does not take it back.
 """
 
 import os
+import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -21,16 +23,20 @@ class Effect(msgspec.Struct):
         key: the test's own name of the task; task functions do not know their task ids.
         what: `start` or `end`.
         pid: the process that ran it.
+        at: when, seconds since the epoch.
+        value: what came out of it, where the task function says so.
     """
 
     key: int
     what: str
     pid: int
+    at: float = 0.0
+    value: Any = None
 
 
-def record(key: int, what: str = "start") -> None:
+def record(key: int, what: str = "start", value: Any = None) -> None:
     """Append one line; called by task functions."""
-    line = msgspec.json.encode(Effect(key, what, os.getpid())) + b"\n"
+    line = msgspec.json.encode(Effect(key, what, os.getpid(), time.time(), value)) + b"\n"
     file = os.open(os.environ[VARIABLE], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         os.write(file, line)

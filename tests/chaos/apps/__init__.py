@@ -1,0 +1,1 @@
+"""What the workers load: one module a system, each with the same task."""
