@@ -7,6 +7,28 @@ from typing import Final
 
 from msgspec import Raw, Struct
 
+from common.administration import (
+    Change,
+    ChangeMade,
+    Changes,
+    Command,
+    CommandAnswer,
+    CommandAnswers,
+    ListChanges,
+    ListQueues,
+    ListQuotas,
+    ListWorkers,
+    QueueReport,
+    Queues,
+    Quotas,
+    Rearrange,
+    Rearranged,
+    RunningAttempt,
+    SetQuota,
+    WorkerReport,
+    Workers,
+    WorkerState,
+)
 from common.options import Backoff, BackoffKind, Policy, TaskOptions
 from common.questions import (
     Ask,
@@ -25,6 +47,7 @@ from common.questions import (
     Statuses,
     TaskStatus,
 )
+from common.quotas import Quota, Rate, Scope
 from common.wire import (
     Advice,
     Assignment,
@@ -36,6 +59,7 @@ from common.wire import (
     ErrorInfo,
     ErrorKind,
     Isolation,
+    Load,
     Outcome,
     OutcomeKind,
     Reply,
@@ -44,6 +68,7 @@ from common.wire import (
     TaskMessage,
     TaskResult,
     Told,
+    WorkerAnswer,
 )
 
 GOLDEN: Final = Path(__file__).parents[1] / "unit" / "golden"
@@ -241,5 +266,86 @@ MESSAGES: Final[dict[str, Struct]] = {
     "beat-last": Beat(WORKER, 18, ["default", "email"], 50, [], [], leaving=True),
     "control-probe": Control(ControlVerb.PROBE, "kZ0a1b2c3d4e5f6g"),
     "control-renew": Control(ControlVerb.RENEW, queue="email"),
+    "beat-of-a-worker-under-load": Beat(
+        WORKER,
+        19,
+        ["default", "email"],
+        40,
+        [LEASES[0]],
+        [],
+        ages=[12.5],
+        capacity=50,
+        processes=4,
+        labels=["gpu"],
+        load=Load(3.5, 4, 524288000, 0.25, "memory: 500 MB of 512 MB"),
+        paused=True,
+        direct=True,
+    ),
+    "control-slots": Control(ControlVerb.SLOTS, "kZ0a1b2c3d4e5f6g", slots=20),
+    "control-log-level": Control(ControlVerb.LOG_LEVEL, "kZ0a1b2c3d4e5f6g", level="DEBUG"),
+    "answer": WorkerAnswer(WORKER, "kZ0a1b2c3d4e5f6g", Raw(b'{"pid":4711}')),
+    "list-queues": ListQueues(["email"]),
+    "queues": Queues(
+        [
+            QueueReport(
+                "email",
+                1200,
+                3,
+                10,
+                40,
+                oldest=12.5,
+                accepted=20.0,
+                finished=19.5,
+                drain_seconds=61.5,
+                workers=2,
+                slots=50,
+                recommended_workers=3,
+                window=60,
+                quota=Quota(scope=Scope.QUEUE, name="email", weight=3.0, rate=Rate(100, 1.0)),
+            ),
+            QueueReport("images", 5, unrunnable=5, oldest=60.0, note="no live worker serves the queue 'images'"),
+        ]
+    ),
+    "list-workers": ListWorkers(),
+    "workers": Workers(
+        [
+            WorkerReport(
+                WORKER,
+                WorkerState.ALIVE,
+                0.25,
+                "host",
+                4711,
+                "0.1.0",
+                1733200000.0,
+                ["default", "email"],
+                ["gpu"],
+                ["add", "mail.send"],
+                40,
+                50,
+                4,
+                1,
+                [RunningAttempt(LEASES[0], 12.5, ADD, "add", "default", 1)],
+                Load(3.5, 4, 524288000, 0.25),
+            )
+        ]
+    ),
+    "list-quotas": ListQuotas(Scope.KEY),
+    "set-quota": SetQuota(Scope.QUEUE, "email", weight=3.0, rate=Rate(90, 60.0), concurrency=None),
+    "quotas": Quotas([Quota(scope=Scope.QUEUE, name="email", weight=3.0, rate=Rate(90, 60.0), ageing=60.0)]),
+    "quotas-refused": Quotas(error="only operators may do this", forbidden=True),
+    "rearrange": Rearrange(Filter(queue="email", labels={"campaign": "spring"}), queue="bulk"),
+    "rearranged": Rearranged([ADD, MAIL], 1234),
+    "command": Command("kZ0a1b2c3d4e5f6g", ControlVerb.SLOTS, ["host-"], 5.0, 20),
+    "command-answers": CommandAnswers(
+        [CommandAnswer(WORKER, Raw(b'{"capacity":20,"slots":20,"before":50}'), after=0.004)], ["host-4712-77aa"], True
+    ),
+    "list-changes": ListChanges(50, 1234),
+    "changes": Changes(
+        [Change(1733200000.0, "anna", "quota", "email", "queue: rate none -> 90/m, weight 1 -> 3")], 1233
+    ),
+    "change": ChangeMade(Change(1733200000.0, "anna", "quota", "email", "queue: rate none -> 90/m, weight 1 -> 3")),
+    "submission-with-requirements": Submission(
+        [TaskMessage(ADD, "train", options=TaskOptions(key="customer-7", requires=("gpu",)))]
+    ),
 }
 """By the name of the golden file, without its suffix."""

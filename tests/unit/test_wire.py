@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from common import wire
+from common.administration import WorkerState
 from common.errors import WireError
 from common.ids import new_task_id
 from common.questions import Ask, AskKind, DeadVerb
+from common.quotas import Scope
 from common.wire import (
     DEEPEST,
     Beat,
@@ -53,7 +55,7 @@ def with_unknown_fields(value: Any) -> Any:
         return [with_unknown_fields(item) for item in value]
     if not isinstance(value, dict):
         return value
-    opaque = ("args", "kwargs", "result", "progress", "states", "labels")
+    opaque = ("args", "kwargs", "result", "progress", "states", "labels", "data")
     kept = {key: item if key in opaque else with_unknown_fields(item) for key, item in value.items()}
     return {"from_the_future": {"a": [1]}, **kept}
 
@@ -84,8 +86,10 @@ def test_the_names_of_the_types_say_kind_and_version() -> None:
     assert sorted({kind.TYPE for kind in Message.__subclasses__()}) == [
         f"warren.{kind}.v1"
         for kind in (
-            *("ask", "barrier", "beat", "bundle", "cancel", "cancelled", "control", "dead-letters", "dead", "list"),
-            *("progress", "reply", "statuses", "submission", "told"),
+            *("answer", "ask", "barrier", "beat", "bundle", "cancel", "cancelled", "change", "changes"),
+            *("command-answers", "command", "control", "dead-letters", "dead", "list-changes", "list-queues"),
+            *("list-quotas", "list-workers", "list", "progress", "queues", "quotas", "rearrange", "rearranged"),
+            *("reply", "set-quota", "statuses", "submission", "told", "workers"),
         )
     ]
 
@@ -105,7 +109,12 @@ def test_the_words_of_the_enumerations_are_pinned() -> None:
         "expired",
         "cancelled",
     ]
-    assert [*ControlVerb] == ["probe", "cancel", "renew"]
+    assert [*ControlVerb] == [
+        *("probe", "cancel", "renew"),
+        *("ping", "stats", "stacks", "drain", "resume", "slots", "shutdown", "log-level"),
+    ]
+    assert [*Scope] == ["queue", "task", "key"]
+    assert [*WorkerState] == ["alive", "paused", "draining", "silent", "lost"]
     assert [*AskKind] == ["wait", "status"]
     assert [*DeadVerb] == ["list", "show", "replay", "purge"]
     assert [*Isolation] == ["none", "child", "alone"]
