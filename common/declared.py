@@ -17,7 +17,7 @@ from common.words import Raised, Seconds, task_options
 
 
 class Declared(TypedDict, total=False):
-    """The words of ``@task(...)`` beside name, queue, priority and runtime; `common.options.Policy` explains them.
+    """The words of ``@task(...)`` for the policy; `common.options.Policy` explains them.
 
     None stands for a word that was not said.
     """
@@ -50,7 +50,8 @@ def declared(words: Mapping[str, Any]) -> Policy:
     """
     for name in words:
         if name not in _WORDS:
-            raise InvalidTask(f"@task takes no {name!r}; it takes name, queue, priority, runtime, {', '.join(_WORDS)}")
+            known = f"name, queue, priority, runtime, requires, {', '.join(_WORDS)}"
+            raise InvalidTask(f"@task takes no {name!r}; it takes {known}")
     options = task_options(words)
     if options is None:
         return NO_POLICY

@@ -18,7 +18,7 @@ import functools
 import inspect
 import re
 import typing
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final, Generic, ParamSpec, TypeVar, Unpack, overload
@@ -63,6 +63,7 @@ class TaskFunction(Generic[P, R]):
         priority: 0 (last) to 9 (first), when a submission does not say.
         runtime: where a worker runs it.
         policy: how its tasks may end, when a submission does not say.
+        requires: labels that a worker has to have to run it, sorted.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class TaskFunction(Generic[P, R]):
         priority: int,
         runtime: Runtime | str | None = None,
         policy: Policy = NO_POLICY,
+        requires: Iterable[str] | str = (),
     ) -> None:
         functools.update_wrapper(self, function)
         self.name = name
@@ -82,6 +84,7 @@ class TaskFunction(Generic[P, R]):
         self.priority = priority
         self.runtime = _runtime(function, runtime)
         self.policy = policy
+        self.requires = _requires(requires)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(*args, **kwargs)
@@ -116,6 +119,7 @@ def task(
     queue: str = DEFAULT_QUEUE,
     priority: int = DEFAULT_PRIORITY,
     runtime: Runtime | str | None = None,
+    requires: Iterable[str] | str = (),
     registry: Registry = registry,
     **policy: Unpack[Declared],
 ) -> Callable[[Callable[P, R]], TaskFunction[P, R]]: ...
@@ -129,6 +133,7 @@ def task(
     queue: str = DEFAULT_QUEUE,
     priority: int = DEFAULT_PRIORITY,
     runtime: Runtime | str | None = None,
+    requires: Iterable[str] | str = (),
     registry: Registry = registry,
     **policy: Unpack[Declared],
 ) -> TaskFunction[P, R] | Callable[[Callable[P, R]], TaskFunction[P, R]]:
@@ -140,6 +145,8 @@ def task(
         priority: 0 to 9, when a submission does not say.
         runtime: ``"process"`` for a process that can be killed; by default a coroutine function runs in the worker's
             event loop for tasks, and any other in a thread.
+        requires: labels that a worker has to have to run it, such as ``{"gpu"}``; at most 8. Only workers that were
+            started with them (``warren worker --labels gpu``) are sent its tasks.
         registry: where to register it; the process's own by default.
         policy: how its tasks may end, when a submission does not say: `timeout` and `hard_timeout` (seconds or
             `timedelta`), `retries`, `backoff`, `retry_on` and `give_up_on` (exception types or their names),
@@ -150,14 +157,16 @@ def task(
     is the worker that knows it.
 
     Raises:
-        InvalidTask: a wrong name, queue, priority, runtime or policy, the name belongs to another function, or it is
-            a generator.
+        InvalidTask: a wrong name, queue, priority, runtime, label or policy, the name belongs to another function, or
+            it is a generator.
     """
     said = declared(policy)
 
     def register(function: Callable[P, R]) -> TaskFunction[P, R]:
         called = str(name or getattr(function, "__name__", ""))
-        made = TaskFunction(function, name=called, queue=queue, priority=priority, runtime=runtime, policy=said)
+        made = TaskFunction(
+            function, name=called, queue=queue, priority=priority, runtime=runtime, policy=said, requires=requires
+        )
         check_target(made.name, made.queue, made.priority)
         other = registry.get(made.name)
         if other is not None and not _same_source(other.function, function):
@@ -320,6 +329,11 @@ def _runtime(function: Callable[..., Any], wanted: Runtime | str | None) -> Runt
             f"{_place(function)} cannot have the runtime {_short(wanted)}: 'process', or nothing for {own.value!r}"
         )
     return Runtime.PROCESS if wanted == Runtime.PROCESS else own
+
+
+def _requires(wanted: Iterable[str] | str) -> tuple[str, ...]:
+    options = task_options({"requires": wanted})
+    return () if options is None else options.requires or ()
 
 
 def _same_source(one: Callable[..., Any], other: Callable[..., Any]) -> bool:

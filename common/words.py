@@ -53,6 +53,8 @@ class Words(TypedDict, total=False):
     unique: str | bool | None
     """A name, or True for the function's name together with its arguments."""
     key: str | None
+    requires: str | Iterable[str] | None
+    """A label, or several, that a worker has to have."""
     labels: Mapping[str, str] | None
     parent: str | None
     replay_of: str | None
@@ -78,7 +80,8 @@ def task_options(words: Mapping[str, Any]) -> TaskOptions | None:
     Raises:
         InvalidTask: an unknown word, a value of a wrong form or out of its range, or two words about one thing.
     """
-    said = {name: _plain(name, value) for name, value in words.items() if value is not None}
+    plain = {name: _plain(name, value) for name, value in words.items() if value is not None}
+    said = {name: value for name, value in plain.items() if value is not None}
     if said.get("unique") is False:
         del said["unique"]
     if not said:
@@ -97,7 +100,7 @@ def task_options(words: Mapping[str, Any]) -> TaskOptions | None:
 def merged(over: TaskOptions | None, under: TaskOptions | None) -> TaskOptions | None:
     """Both, where the words of `over` count before those of `under`; of two words about one thing, the one in `over`.
 
-    Labels are put together.
+    Labels are put together, and so is what is required.
     """
     if over is None or under is None:
         return under if over is None else over
@@ -107,6 +110,8 @@ def merged(over: TaskOptions | None, under: TaskOptions | None) -> TaskOptions |
             said[name] = value
     if over.labels and under.labels:
         said["labels"] = {**under.labels, **over.labels}
+    if over.requires and under.requires:
+        said["requires"] = requirements((*over.requires, *under.requires))
     if "idempotency_key" not in said:
         said.pop("idempotency_window", None)
     return TaskOptions(**said)
@@ -152,6 +157,22 @@ def type_names(name: str, value: Raised | Iterable[Raised]) -> tuple[str, ...]:
     return tuple(_type_name(name, one) for one in several)
 
 
+def requirements(value: str | Iterable[str]) -> tuple[str, ...]:
+    """Required labels as they travel: sorted, each once. `common.options.Requirements` says how many there may be.
+
+    Raises:
+        InvalidTask: it is neither a label nor several.
+    """
+    several = [value] if isinstance(value, str) else value
+    if not isinstance(several, Iterable) or isinstance(several, Mapping):
+        raise InvalidTask(f"requires takes a label or several, not {_short(value)}")
+    labels = list(several)
+    for label in labels:
+        if not isinstance(label, str):
+            raise InvalidTask(f"requires takes labels, not {_short(label)}")
+    return tuple(sorted(set(labels)))
+
+
 def _type_name(name: str, one: Raised) -> str:
     if isinstance(one, str):
         return one
@@ -173,6 +194,8 @@ def _plain(name: str, value: Any) -> Any:
         return type_names(name, value)
     if name == "backoff":
         return msgspec.to_builtins(value) if isinstance(value, Backoff) else {"kind": value}
+    if name == "requires":
+        return requirements(value) or None
     if name == "labels":
         return dict(value) if isinstance(value, Mapping) else value
     if name == "unique" and value is True:

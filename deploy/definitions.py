@@ -68,9 +68,9 @@ def permissions(role: Role, user: str, namespace: str = "warren") -> Permissions
             )
         case Role.WORKER:
             return Permissions(
-                _within(namespace, f"control[.]{_NONCE}"),
+                _within(namespace, f"(control|direct)[.]{_NONCE}"),
                 _within(namespace, f"reply|beat|event|dlx|submit|control[.]{_NONCE}"),
-                _within(namespace, f"work[.]{_QUEUE}|control|control[.]{_NONCE}"),
+                _within(namespace, f"work[.]{_QUEUE}|control|(control|direct)[.]{_NONCE}"),
             )
         case Role.CLIENT:
             own = f"client[.]{user}[.]{_NONCE}"

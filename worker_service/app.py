@@ -1,89 +1,56 @@
 """The worker: builds its parts, wires them, and knows the order in which they end.
 
-Draining: first the consumers (basic.cancel), then the executor (what has not started goes back, what runs is
-finished), then the replier and the dead letters (everything confirmed and acked). The beats go on until all that is
-over, since what is drained is still held; the connections are last.
+Draining: first the consumers of work queues (basic.cancel), then the executor (what has not started goes back, what
+runs is finished), then the consumer of the direct queue, which ends with this worker: until then what comes there goes
+back. Then the replier and the dead letters (everything confirmed and acked). The beats go on until all that is over,
+since what is drained is still held; the connections are last.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-from common.background import Periodic
 from common.broker import Connection, Publisher
 from common.health.server import HealthServer
 from common.lifecycle import Part, Service
 from common.metrics import new_registry, package_version
 from common.telemetry import Telemetry
-from common.topology import Topology
+from common.topology import Queue, Topology
 from worker_service.acks import Acks
 from worker_service.attempts import Leases
-from worker_service.beats import Beats
+from worker_service.beats import Beats, Condition
+from worker_service.commands import Commands
 from worker_service.consumer import BUNDLE_TASKS, WorkConsumer, prefetch_for
 from worker_service.control import ControlListener
+from worker_service.counters import Counters
 from worker_service.dead_letters import DeadLetters
-from worker_service.events import LoopBlocked
 from worker_service.executor import Executor
+from worker_service.governor import Governor
 from worker_service.handlers import Handler
 from worker_service.holder import Holder
 from worker_service.identity import new_worker_id
+from worker_service.lag import LagProbe
+from worker_service.load import LoadWatch
 from worker_service.metrics import WorkerMetrics
+from worker_service.operating import Operating
 from worker_service.replier import Replier
 from worker_service.reporter import Reporter
 from worker_service.results import Limits
 from worker_service.runtimes import Done
 from worker_service.runtimes.child import ChildRuntime
-from worker_service.runtimes.coroutine import Blockage, CoroutineRuntime
+from worker_service.runtimes.coroutine import CoroutineRuntime
 from worker_service.runtimes.forker import Forker, child_environment
 from worker_service.runtimes.pool import ProcessRuntime
 from worker_service.runtimes.thread import ThreadRuntime
 from worker_service.settings import WorkerSettings
+from worker_service.stacks import StackReader
 from worker_service.submitter import Submitter
-
-_log = logging.getLogger(__name__)
+from worker_service.watchdog import Watchdog
 
 _AFTER_DRAIN = 10.0
 """Seconds beyond `drain_timeout` in which what has ended is still replied."""
-
-
-class LagProbe(Periodic):
-    """Measures the coroutine functions' event loop, and names who blocks it; a part of the service.
-
-    Args:
-        coroutines: whose loop it is.
-        blocked_after: seconds after which somebody is named.
-        telemetry: where `LoopBlocked` goes.
-    """
-
-    def __init__(self, coroutines: CoroutineRuntime, blocked_after: float, telemetry: Telemetry) -> None:
-        async def probe() -> None:
-            coroutines.probe()
-            if (blockage := coroutines.blockage(blocked_after)) is not None:
-                telemetry.emit(LoopBlocked(blame(blockage)))
-
-        super().__init__("loop lag", min(1.0, blocked_after / 2), probe)
-
-    async def start(self) -> None:  # type: ignore[override]
-        """Start measuring."""
-        super().start()
-
-    async def drain(self) -> None:
-        """Nothing."""
-
-
-def blame(blockage: Blockage) -> str:
-    """Log who blocks the event loop; the task function's name."""
-    attempt = blockage.attempt
-    fields: dict[str, Any] = {"seconds": round(blockage.seconds, 1), "stack": blockage.stack}
-    if attempt is not None:
-        of = attempt.assignment
-        fields |= {"task_id": of.id, "task": of.task, "attempt": of.attempt}
-    _log.warning("a coroutine function blocks the event loop of all coroutine functions", extra=fields)
-    return "" if attempt is None else attempt.assignment.task
 
 
 class Surrounding:
@@ -99,7 +66,7 @@ class Worker:
 
     Args:
         settings: its settings.
-        handlers: its task functions.
+        handlers: its task functions; it runs those whose required labels it has.
         environ: the environment, of which suspects' processes get a part.
         telemetry: where the events of all parts go.
         new_loop: makes the event loop of the coroutine functions; by default uvloop's where it is installed.
@@ -121,6 +88,7 @@ class Worker:
         self.leases = Leases()
         self.service = Service("worker", drain_timeout=settings.drain_timeout + _AFTER_DRAIN)
         self._settings = settings
+        able = {name: each for name, each in handlers.items() if each.requires <= set(settings.labels)}
         self._limits = Limits(settings.max_result_bytes, settings.max_depth)
         self._environment = child_environment(os.environ if environ is None else environ, settings.child_environment)
         topology = Topology(settings.namespace)
@@ -144,28 +112,30 @@ class Worker:
         self.submitter = Submitter(self._publisher(publishing), topology.submit_exchange.name, publishing.user)
         self._surroundings = Surrounding(self.reporter, self.submitter)
         self.coroutines = CoroutineRuntime(self._limits, self._finished, self._surroundings, new_loop)
-        threads = ThreadRuntime(self._threads(handlers, apart), self._limits, self._finished, self._surroundings)
+        self.threads = ThreadRuntime(self._threads(able, apart), self._limits, self._finished, self._surroundings)
         children = ChildRuntime(self._start_forker, self._finished, self._surroundings, self.service.report)
+        in_processes = any(handler.in_process for handler in able.values())
+        process_slots = settings.processes or os.cpu_count() or 1
         self.processes = ProcessRuntime(
             self._start_forker,
             self._finished,
             children.run,
             self._surroundings,
             recycle_after=settings.process_tasks,
-            needed=apart and any(handler.in_process for handler in handlers.values()),
+            needed=apart and in_processes,
             telemetry=self.telemetry,
             report=self.service.report,
         )
         self.executor = Executor(
-            handlers,
+            able,
             coroutines=self.coroutines,
-            threads=threads,
-            processes=self.processes if apart else threads,
-            children=children if apart else threads,
+            threads=self.threads,
+            processes=self.processes if apart else self.threads,
+            children=children if apart else self.threads,
             answer=self.replier.answer,
             announce=lambda: self.beats.announce(),
             slots=settings.slots,
-            process_slots=settings.processes or os.cpu_count() or 1,
+            process_slots=process_slots,
             patience=settings.queue_patience,
             grace=settings.timeout_grace,
             drain_timeout=settings.drain_timeout,
@@ -174,38 +144,62 @@ class Worker:
         self.holder = Holder(
             settings.hold_after, self.executor.running_attempts, self.replier.answer, self.service.report
         )
+        self.load = LoadWatch(
+            Governor(settings.slots, settings.memory_high, settings.loop_lag_high),
+            settings.beat_interval,
+            loop_lag=self.coroutines.take_worst_lag,
+            running=lambda: self.executor.running,
+            changed=self._resized,
+            telemetry=self.telemetry,
+            report=self.service.report,
+        )
+        self.stacks = StackReader(self.executor.running_by_runtime, self.executor.given_up_by_runtime)
+        self.watchdog = Watchdog(
+            self.executor.running_attempts,
+            self.stacks.of,
+            factor=settings.slow_factor,
+            after=settings.slow_after,
+            telemetry=self.telemetry,
+            report=self.service.report,
+        )
         self.beats = Beats(
             self.id,
             self._publisher(publishing),
             topology.beat_exchange.name,
             self.leases,
             queues=settings.queues,
-            slots=settings.slots,
-            functions=list(handlers),
-            closed=lambda: self.executor.closed,
+            functions=list(able),
+            processes=process_slots if in_processes else 0,
+            labels=settings.labels,
+            condition=self._condition,
             interval=settings.beat_interval,
             version=package_version(),
             report=self.service.report,
         )
         self.executor.on_first_start = self.beats.changed
-        self.consumers = [
-            WorkConsumer(
-                consuming,
-                queue,
-                topology.work_queue(queue),
-                slots=settings.slots,
-                leases=self.leases,
-                congested=self._congested,
-                accept=self.executor.accept,
-                answer=self.replier.answer,
-                bury=self.dead_letters.bury,
-                telemetry=self.telemetry,
-            )
-            for queue in settings.queues
-        ]
+        self.consumers = [self._consumer(consuming, queue, topology.work_queue(queue)) for queue in settings.queues]
+        self.direct = self._consumer(consuming, None, topology.direct_queue(self.id))
         self.replier.on_confirmed = self._confirmed
+        operating = Operating(
+            executor=self.executor,
+            consumers=self.consumers,
+            slots=self.load,
+            counters=Counters(self.telemetry),
+            stacks=self.stacks,
+            unanswered=lambda: self.replier.unanswered,
+            ending=lambda: self.service.draining,
+            end=self.service.drain,
+            changed=self.beats.changed,
+        )
+        self.commands = Commands(self.id, self._publisher(publishing), topology.beat_exchange.name, operating.verbs)
         self.control = ControlListener(
-            consuming, topology.control_queue(self.id), self.beats.probe, self._renew, self.executor.cancel
+            consuming,
+            topology.control_queue(self.id),
+            self.beats.probe,
+            self._renew,
+            self.executor.cancel,
+            self.commands.take,
+            self.commands.refuse,
         )
         self.health = self._health(handlers)
         self._assemble()
@@ -223,14 +217,48 @@ class Worker:
         service.on_draining(self.beats.mark_draining)
         started: list[Part] = [*self._connections, self.replier, self.dead_letters, self.reporter, self.submitter]
         lag = LagProbe(self.coroutines, self._settings.loop_blocked_after, self.telemetry)
-        started += [self.executor, self.holder, self.beats, self.control, lag, *self.consumers]
+        started += [self.executor, self.holder, lag, self.load, self.watchdog, self.beats, self.commands, self.control]
+        started += [self.direct, *self.consumers]
         if self.health is not None:
             service.on_draining(self.health.mark_draining)
             started.insert(0, self.health)
         for part in started:
             service.add(part)
-        ended: list[Part] = [*self.consumers, self.executor, self.holder, self.replier, self.dead_letters]
+        ended: list[Part] = [*self.consumers, self.executor, self.direct, self.holder, self.replier, self.dead_letters]
         service.stop_order = ended + [part for part in reversed(started) if part not in ended]
+
+    def _consumer(self, connection: Connection, name: str | None, queue: Queue) -> WorkConsumer:
+        return WorkConsumer(
+            connection,
+            name,
+            queue,
+            slots=self._settings.slots,
+            leases=self.leases,
+            congested=self._congested,
+            accept=self.executor.accept,
+            answer=self.replier.answer,
+            bury=self.dead_letters.bury,
+            telemetry=self.telemetry,
+        )
+
+    def _condition(self) -> Condition:
+        return Condition(
+            slots=self.load.slots,
+            capacity=self.load.capacity,
+            load=self.load.load,
+            paused=self.executor.paused,
+            closed=self.executor.closed,
+            direct=self.direct.consuming,
+        )
+
+    def _resized(self) -> None:
+        """There are more or fewer slots than before."""
+        slots = self.load.slots
+        self.threads.grow(slots)
+        self.executor.resize(slots)
+        for consumer in (*self.consumers, self.direct):
+            consumer.resize(slots)
+        self.beats.changed()
 
     def _finished(self, done: Sequence[Done]) -> None:
         self.reporter.ended(done)
@@ -238,11 +266,12 @@ class Worker:
 
     def _congested(self) -> bool:
         # More than the broker hands over on one set of channels; it takes a reconnect while replies stall.
-        most = self._settings.slots + prefetch_for(self._settings.slots) * BUNDLE_TASKS * len(self.consumers)
+        slots = self.load.capacity
+        most = slots + prefetch_for(slots) * BUNDLE_TASKS * (len(self.consumers) + 1)
         return self.replier.unanswered > most
 
     def _confirmed(self) -> None:
-        for consumer in self.consumers:
+        for consumer in (*self.consumers, self.direct):
             consumer.take()
 
     async def _start_forker(self) -> Forker:
@@ -285,10 +314,13 @@ class Worker:
             self.telemetry,
             queues=settings.queues,
             functions=list(handlers),
-            slots=settings.slots,
+            slots=lambda: self.load.slots,
+            capacity=lambda: self.load.capacity,
+            memory=lambda: self.load.load.memory,
             running=lambda: self.executor.running,
             waiting=lambda: self.executor.waiting,
             draining=lambda: self.service.draining,
+            paused=lambda: self.executor.paused,
             loop_lag=lambda: self.coroutines.lag,
             processes=lambda: self.processes.size,
         )
@@ -300,7 +332,9 @@ class Worker:
         return f"no connection to {' and to '.join(missing)}" if missing else None
 
     def _deaf(self) -> str | None:
-        deaf = [consumer.name for consumer in self.consumers if not consumer.consuming]
+        if self.executor.paused:
+            return None  # as it was told
+        deaf = [consumer.name for consumer in (*self.consumers, self.direct) if not consumer.consuming]
         return f"not consuming {', '.join(deaf)}" if deaf else None
 
     def _stuck(self) -> str | None:

@@ -109,10 +109,19 @@ class Leases:
             if len(self._order) > REMEMBERED:
                 self._answered.discard(self._order.popleft())
 
-    def split(self) -> tuple[list[str], list[str]]:
-        """The leases that have started, and those that have not."""
+    def split(self, now: float) -> tuple[list[str], list[float], list[str]]:
+        """The leases that have started, for how many seconds each of them has run, and the leases that have not.
+
+        Args:
+            now: by the event loop's clock.
+        """
         running: list[str] = []
+        ages: list[float] = []
         waiting: list[str] = []
         for lease, attempt in self._held.items():
-            (running if attempt.started else waiting).append(lease)
-        return running, waiting
+            if attempt.started:
+                running.append(lease)
+                ages.append(round(max(0.0, now - attempt.started), 3))
+            else:
+                waiting.append(lease)
+        return running, ages, waiting

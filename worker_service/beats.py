@@ -14,10 +14,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from msgspec import Struct
+
 from common.background import Background, Report
 from common.broker import Publisher
 from common.errors import BrokerError
-from common.wire import Beat
+from common.wire import Beat, Load
 from worker_service.attempts import Leases
 
 FIRST_WITH_FUNCTIONS: Final = 3
@@ -25,6 +27,26 @@ FUNCTIONS_EVERY: Final = 10.0
 _LAST_SECONDS: Final = 1.0
 
 _log = logging.getLogger(__name__)
+
+
+class Condition(Struct, frozen=True):
+    """How this worker is now, as far as its beats say so.
+
+    Attributes:
+        slots: how many tasks it runs at a time at present.
+        capacity: how many were configured.
+        load: how busy it is.
+        paused: an operator has told it to take nothing.
+        closed: it takes nothing for the moment.
+        direct: it consumes its own queue.
+    """
+
+    slots: int
+    capacity: int
+    load: Load
+    paused: bool
+    closed: bool
+    direct: bool
 
 
 class Beats:
@@ -36,9 +58,10 @@ class Beats:
         exchange: the beat exchange's name.
         leases: what this worker holds.
         queues: the queues it serves.
-        slots: how many tasks it runs at a time.
-        functions: the task functions it knows.
-        closed: whether it takes nothing for the moment.
+        functions: the task functions that it can run.
+        processes: how many processes run functions with ``runtime="process"``.
+        labels: what it has.
+        condition: how it is now.
         interval: seconds between two beats.
         version: of this program.
         report: told of a crash.
@@ -52,9 +75,10 @@ class Beats:
         leases: Leases,
         *,
         queues: Sequence[str],
-        slots: int,
         functions: Sequence[str],
-        closed: Callable[[], bool],
+        processes: int,
+        labels: Sequence[str],
+        condition: Callable[[], Condition],
         interval: float,
         version: str,
         report: Report | None = None,
@@ -64,9 +88,10 @@ class Beats:
         self._exchange = exchange
         self._leases = leases
         self._queues = list(queues)
-        self._slots = slots
         self._functions = sorted(functions)
-        self._closed = closed
+        self._processes = processes
+        self._labels = sorted(labels)
+        self._condition = condition
         self._interval = interval
         self._version = version
         self._host = socket.gethostname()
@@ -140,15 +165,23 @@ class Beats:
         with_functions = self._number <= FIRST_WITH_FUNCTIONS or now >= self._functions_due
         if with_functions:
             self._functions_due = now + FUNCTIONS_EVERY
-        running, waiting = self._leases.split()
+        running, ages, waiting = self._leases.split(asyncio.get_running_loop().time())
+        condition = self._condition()
         return Beat(
             worker=self._worker,
             number=self._number,
             queues=self._queues,
-            slots=self._slots,
+            slots=condition.slots,
             running=running,
             waiting=waiting,
-            draining=self._draining or self._closed(),
+            ages=ages,
+            capacity=condition.capacity,
+            processes=self._processes,
+            labels=self._labels,
+            load=condition.load,
+            paused=condition.paused,
+            direct=condition.direct,
+            draining=self._draining or condition.closed,
             leaving=leaving,
             probe=self._probe,
             interval=self._interval,

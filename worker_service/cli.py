@@ -24,12 +24,15 @@ _log = logging.getLogger(__name__)
 @click.command()
 @click.argument("modules", nargs=-1)
 @click.option("--queues", metavar="NAMES", help="The queues to serve, separated by commas.  [default: default]")
+@click.option("--labels", metavar="NAMES", help="What this worker has, such as gpu, separated by commas.")
 @click.option("--slots", type=int, help="How many tasks run at a time.  [default: 50]")
 @click.option("--name", help="Shown in this worker's id in place of the host's name.")
 @click.option("--http-port", type=int, help="Port of metrics and health, or the next free one.  [default: 9465]")
 @click.option("--log-level", help="debug, info, warning or error.  [default: info]")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings.")
-def worker(modules: tuple[str, ...], queues: str | None, config: Path | None, **options: Any) -> None:
+def worker(
+    modules: tuple[str, ...], queues: str | None, labels: str | None, config: Path | None, **options: Any
+) -> None:
     """Run the task functions in MODULES, import names such as `myapp.tasks`.
 
     SIGTERM finishes what runs and exits; a second one stops at once. All other settings come from the environment
@@ -37,7 +40,8 @@ def worker(modules: tuple[str, ...], queues: str | None, config: Path | None, **
     """
     overrides = {
         "modules": list(modules) or None,
-        "queues": [name.strip() for name in queues.split(",") if name.strip()] if queues is not None else None,
+        "queues": _names(queues),
+        "labels": _names(labels),
         **options,
     }
     settings = load_settings(WorkerSettings, table="worker", environ=os.environ, file=config, overrides=overrides)
@@ -54,3 +58,7 @@ def worker(modules: tuple[str, ...], queues: str | None, config: Path | None, **
         return await service.run()
 
     sys.exit(lifecycle.run(main))
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -67,7 +67,7 @@ class WorkConsumer:
 
     Args:
         connection: the consuming connection.
-        name: the queue's name in Warren.
+        name: the queue's name in Warren; None when each bundle says which one it is of.
         queue: the work queue behind it, declared when it is missing and the broker's permissions allow it.
         slots: how many tasks this worker runs at a time.
         leases: where the accepted leases are listed.
@@ -81,7 +81,7 @@ class WorkConsumer:
     def __init__(
         self,
         connection: Connection,
-        name: str,
+        name: str | None,
         queue: Queue,
         *,
         slots: int,
@@ -92,15 +92,15 @@ class WorkConsumer:
         bury: Bury,
         telemetry: Telemetry,
     ) -> None:
-        self.name = name
-        self._prefetch = prefetch_for(slots)
+        self.name = queue.name if name is None else name
+        self._fixed_name = name
         self._leases = leases
         self._congested = congested
         self._accept = accept
         self._answer = answer
         self._bury = bury
         self._telemetry = telemetry
-        self._consumer = Consumer(connection, queue, self._arrived, prefetch=self._prefetch, declare=True)
+        self._consumer = Consumer(connection, queue, self._arrived, prefetch=prefetch_for(slots), declare=True)
         self._backlog: deque[Delivery] = deque()
         self._settling: set[asyncio.Task[Any]] = set()
 
@@ -115,9 +115,19 @@ class WorkConsumer:
 
     def renew(self) -> None:
         """Subscribe anew, soon: this consumer may be deaf without knowing it."""
-        task = asyncio.get_running_loop().create_task(self._consumer.renew())
-        self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
+        self._soon(self._consumer.renew())
+
+    def resize(self, slots: int) -> None:
+        """Take what fits this many slots, soon."""
+        self._soon(self._consumer.resize(prefetch_for(slots)))
+
+    async def pause(self) -> None:
+        """Take nothing more, until `resume`."""
+        await self._consumer.drain()
+
+    async def resume(self) -> None:
+        """Take again."""
+        await self._consumer.start()
 
     async def drain(self) -> None:
         """Take no more."""
@@ -147,10 +157,10 @@ class WorkConsumer:
     def _unpack(self, delivery: Delivery) -> None:
         bundle = DeliveredBundle(delivery, self.name)
         try:
-            assignments = self._decode(delivery)
+            assignments = self._decode(delivery, bundle)
         except WireError:
             assignments = self._decode_one_by_one(delivery, bundle)
-        self._telemetry.emit(Received(self.name, len(assignments), delivery.redelivered))
+        self._telemetry.emit(Received(bundle.queue, len(assignments), delivery.redelivered))
         now = asyncio.get_running_loop().time()
         attempts = [Attempt(assignment, bundle, now) for assignment in assignments]
         if delivery.redelivered:
@@ -167,15 +177,21 @@ class WorkConsumer:
             bundle.open += len(fresh)
             self._accept(fresh)
         if not bundle.open:
-            task = asyncio.get_running_loop().create_task(bundle.delivery.ack())
-            self._settling.add(task)
-            task.add_done_callback(self._settling.discard)
+            self._soon(bundle.delivery.ack())
 
-    def _decode(self, delivery: Delivery) -> list[Assignment]:
+    def _soon(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+
+    def _decode(self, delivery: Delivery, bundle: DeliveredBundle) -> list[Assignment]:
         check_type(Bundle, delivery.type)
         if len(delivery.body) > MAX_BUNDLE_BYTES:
             raise WireError(f"the bundle has {len(delivery.body)} bytes, more than {MAX_BUNDLE_BYTES}")
-        return decode(Bundle, delivery.body).tasks
+        message = decode(Bundle, delivery.body)
+        if self._fixed_name is None:
+            bundle.queue = message.queue
+        return message.tasks
 
     def _decode_one_by_one(self, delivery: Delivery, bundle: DeliveredBundle) -> list[Assignment]:
         """The good assignments of a bundle that does not decode as a whole; the others are answered or buried."""
@@ -183,12 +199,14 @@ class WorkConsumer:
             check_type(Bundle, delivery.type)
             if len(delivery.body) > MAX_BUNDLE_BYTES:
                 raise WireError(f"the bundle has {len(delivery.body)} bytes, more than {MAX_BUNDLE_BYTES}")
-            raws = decode(RawBundle, delivery.body).tasks
+            message = decode(RawBundle, delivery.body)
         except WireError as error:
             self._give_up(bundle, delivery.body, delivery.type, str(error))
             return []
+        if self._fixed_name is None:
+            bundle.queue = message.queue
         good: list[Assignment] = []
-        for raw in raws:
+        for raw in message.tasks:
             try:
                 good.append(decode(Assignment, raw))
             except WireError as error:
@@ -199,18 +217,18 @@ class WorkConsumer:
         try:
             known = decode(LeaseOnly, raw)
         except WireError:
-            body = b'{"queue":%s,"tasks":[%s]}' % (msgspec.json.encode(self.name), bytes(raw))
+            body = b'{"queue":%s,"tasks":[%s]}' % (msgspec.json.encode(bundle.queue), bytes(raw))
             self._give_up(bundle, body, message_type, reason)
             return
         _log.warning("an assignment cannot be decoded", extra={"task_id": known.id, "reason": reason})
-        self._telemetry.emit(Undecodable(self.name))
+        self._telemetry.emit(Undecodable(bundle.queue))
         assignment = Assignment(known.id, "", known.lease, known.attempt)
         bundle.open += 1
         attempt = Attempt(assignment, bundle, 0.0)
         self._answer([(attempt, returned(assignment, ReturnReason.UNDECODABLE))])
 
     def _give_up(self, bundle: DeliveredBundle, body: bytes, message_type: str | None, reason: str) -> None:
-        _log.warning("a work message cannot be decoded", extra={"queue": self.name, "reason": reason})
-        self._telemetry.emit(Undecodable(self.name))
+        _log.warning("a work message cannot be decoded", extra={"queue": bundle.queue, "reason": reason})
+        self._telemetry.emit(Undecodable(bundle.queue))
         bundle.open += 1
         self._bury(bundle, body, message_type, reason)

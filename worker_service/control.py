@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
+from typing import Final
+
+from msgspec import Struct
 
 from common.background import Periodic
 from common.broker import Connection, Consumer, Delivery
@@ -14,7 +17,16 @@ from common.wire import Control, ControlVerb, check_type, decode
 LOOK = 10.0
 """Seconds between two looks at the queue's bindings: they are gone when somebody deletes the exchange."""
 
+_HERE: Final = frozenset({ControlVerb.PROBE, ControlVerb.RENEW, ControlVerb.CANCEL})
+
 _log = logging.getLogger(__name__)
+
+
+class Unreadable(Struct):
+    """What it takes to say that a command cannot be understood."""
+
+    token: str
+    verb: str
 
 
 class ControlListener:
@@ -26,6 +38,8 @@ class ControlListener:
         probe: called with the token of each `probe`.
         renew: called with the queue of each `renew`.
         cancel: called with the leases of each `cancel`.
+        command: called with every other message.
+        refuse: called with the token of a command that cannot be understood, and the reason.
     """
 
     def __init__(
@@ -35,7 +49,11 @@ class ControlListener:
         probe: Callable[[str], None],
         renew: Callable[[str], None],
         cancel: Callable[[Collection[str]], None],
+        command: Callable[[Control], None],
+        refuse: Callable[[str, str], None],
     ) -> None:
+        self._command = command
+        self._refuse = refuse
         self._probe = probe
         self._cancel = cancel
         self._renew = renew
@@ -71,8 +89,7 @@ class ControlListener:
             check_type(Control, delivery.type)
             message = decode(Control, delivery.body)
         except WireError as error:
-            # Also a verb of a newer version: a worker does what it knows.
-            _log.warning("a control message is ignored", extra={"reason": str(error)})
+            self._not_understood(delivery, str(error))
             return
         if message.verb is ControlVerb.PROBE:
             self._probe(message.token)
@@ -80,3 +97,16 @@ class ControlListener:
             self._renew(message.queue)
         elif message.verb is ControlVerb.CANCEL:
             self._cancel(message.leases)
+        else:
+            self._command(message)
+
+    def _not_understood(self, delivery: Delivery, reason: str) -> None:
+        """Also a verb of a newer version: a worker does what it knows, and an operator waits for its answer."""
+        _log.warning("a control message is ignored", extra={"reason": reason})
+        try:
+            check_type(Control, delivery.type)
+            known = decode(Unreadable, delivery.body)
+        except WireError:
+            return
+        if known.token and known.verb not in _HERE:
+            self._refuse(known.token, f"this worker does not understand the command {known.verb[:40]!r}: {reason}")

@@ -34,7 +34,9 @@ class EmbeddedWorker:
     ) -> None:
         self._loop = ClockLoop()
         wakes(self._loop)
-        named = {"modules": ("in.this.process",)}
+        # A test has one worker, which runs whatever it is given.
+        labels = sorted({label for task in tasks.values() for label in task.requires})
+        named = {"modules": ("in.this.process",), "labels": tuple(labels)}
         self._worker = Worker(
             WorkerSettings(**(named | dict(settings))),
             {name: Handler(task) for name, task in tasks.items()},

@@ -102,3 +102,21 @@ class ProcessEnded(Struct, frozen=True, gc=False):
     """
 
     reason: str
+
+
+class SlotsChanged(Struct, frozen=True, gc=False):
+    """The worker takes fewer tasks at a time because of its load, or more again.
+
+    Attributes:
+        before, now: how many.
+    """
+
+    before: int
+    now: int
+
+
+class Slow(Struct, frozen=True, gc=False):
+    """A task runs far beyond its function's usual time; told once for each attempt."""
+
+    queue: str
+    task: str

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum, auto
 from typing import Final
 
@@ -104,6 +104,7 @@ class Executor:
         self._alone: Attempt | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._draining = False
+        self._paused = False
         self._idle = asyncio.Event()
         self._idle.set()
         self.on_first_start: Callable[[], None] | None = None
@@ -120,6 +121,11 @@ class Executor:
         return self._alone is not None
 
     @property
+    def paused(self) -> bool:
+        """Whether everything that comes goes back, because an operator has said so."""
+        return self._paused
+
+    @property
     def waiting(self) -> int:
         """How many attempts wait for a slot."""
         alone = self._alone is not None and self._alone not in self._running
@@ -133,6 +139,28 @@ class Executor:
         """The attempts that run now."""
         return list(self._running)
 
+    def running_by_runtime(self) -> dict[Runtime, list[Attempt]]:
+        """The same, by what runs them."""
+        return self._by_runtime(self._running)
+
+    def given_up_by_runtime(self) -> dict[Runtime, list[Attempt]]:
+        """The attempts that were given up and have not ended, by what runs them."""
+        return self._by_runtime(each for each, ending in self._endings.items() if ending is Ending.GIVEN_UP)
+
+    def resize(self, slots: int) -> None:
+        """Run this many attempts at a time from now on. What runs is left alone, also when it is more."""
+        self._slots = slots
+        self._start()
+
+    def pause(self) -> None:
+        """Give back what has not started, and what comes from now on."""
+        self._paused = True
+        self._return_all(ReturnReason.DRAIN)
+
+    def resume(self) -> None:
+        """Run again what comes."""
+        self._paused = False
+
     def accept(self, attempts: Sequence[Attempt]) -> None:
         """Take what has arrived: each is run or given back, and `answer` hears of it."""
         back: list[Done] = []
@@ -140,7 +168,7 @@ class Executor:
             handler = self._handlers.get(attempt.assignment.task)
             if handler is None:
                 back.append((attempt, returned(attempt.assignment, ReturnReason.UNKNOWN_FUNCTION)))
-            elif self._draining:
+            elif self._draining or self._paused:
                 back.append((attempt, returned(attempt.assignment, ReturnReason.DRAIN)))
             elif self._cancellations and attempt.assignment.lease in self._cancellations:
                 back.append((attempt, returned(attempt.assignment, ReturnReason.CANCELLED)))
@@ -199,12 +227,7 @@ class Executor:
     async def drain(self) -> None:
         """Give back what has not started, then wait for what runs, at most `drain_timeout` seconds."""
         self._draining = True
-        back = self._give_back(ReturnReason.DRAIN)
-        if self._alone is not None and self._alone not in self._running:
-            back.append((self._alone, returned(self._alone.assignment, ReturnReason.DRAIN)))
-            self._alone = None
-        if back:
-            self._answer(back)
+        self._return_all(ReturnReason.DRAIN)
         try:
             async with asyncio.timeout(self._drain_timeout):
                 await self._idle.wait()
@@ -339,6 +362,21 @@ class Executor:
         if overdue:
             self._answer([(each, returned(each.assignment, ReturnReason.BUSY)) for each in overdue])
         self._start()
+
+    def _return_all(self, reason: ReturnReason) -> None:
+        """Give back whatever has not started."""
+        back = self._give_back(reason)
+        if self._alone is not None and self._alone not in self._running:
+            back.append((self._alone, returned(self._alone.assignment, reason)))
+            self._alone = None
+        if back:
+            self._answer(back)
+
+    def _by_runtime(self, attempts: Iterable[Attempt]) -> dict[Runtime, list[Attempt]]:
+        found: dict[Runtime, list[Attempt]] = {}
+        for attempt in attempts:
+            found.setdefault(self._runtime_of(attempt), []).append(attempt)
+        return found
 
     def _give_back(self, reason: ReturnReason) -> list[Done]:
         """Empty the waiting lines."""

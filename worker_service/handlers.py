@@ -20,10 +20,11 @@ class Handler:
         in_process: whether it runs in a process that can be killed.
         policy: what its decorator says.
         timed: whether its decorator names a timeout.
+        requires: labels that a worker has to have to run it.
         arguments: its compiled argument decoder.
     """
 
-    __slots__ = ("arguments", "function", "in_process", "is_coroutine", "name", "policy", "timed")
+    __slots__ = ("arguments", "function", "in_process", "is_coroutine", "name", "policy", "requires", "timed")
 
     def __init__(self, task: TaskFunction[..., Any]) -> None:
         self.name = task.name
@@ -31,5 +32,6 @@ class Handler:
         self.is_coroutine = is_coroutine(task.function)
         self.in_process = task.runtime is Runtime.PROCESS
         self.policy: Policy = task.policy
+        self.requires = frozenset(task.requires)
         self.timed = self.policy.timeout is not None or self.policy.hard_timeout is not None
         self.arguments = Arguments(task.function, task.name)

@@ -17,6 +17,8 @@ from worker_service.events import (
     Received,
     Replied,
     Returned,
+    SlotsChanged,
+    Slow,
     Started,
     Undecodable,
 )
@@ -30,8 +32,8 @@ class WorkerMetrics:
         telemetry: where the events come from.
         queues: the worker's queues, whose series exist from the start.
         functions: its task functions; any other name is counted as ``other``.
-        running, waiting, draining, loop_lag, processes: tell the gauges' values when they are scraped.
-        slots: how many tasks it runs at a time.
+        slots, capacity, memory, running, waiting, draining, paused, loop_lag, processes: tell the gauges' values when
+            they are scraped.
     """
 
     def __init__(
@@ -41,10 +43,13 @@ class WorkerMetrics:
         *,
         queues: Sequence[str],
         functions: Sequence[str],
-        slots: int,
+        slots: Callable[[], float],
+        capacity: Callable[[], float],
+        memory: Callable[[], float],
         running: Callable[[], float],
         waiting: Callable[[], float],
         draining: Callable[[], float],
+        paused: Callable[[], float],
         loop_lag: Callable[[], float],
         processes: Callable[[], float],
     ) -> None:
@@ -60,6 +65,8 @@ class WorkerMetrics:
         self._given_up = _counter(registry, "given_up", "Tasks that did not end after their hard timeout.", "queue")
         self._blocked = _counter(registry, "loop_blocked", "Times that a coroutine function blocked the loop.", "task")
         self._ended = _counter(registry, "process_ends", "Processes of the pool that ended.", "reason")
+        self._slow = _counter(registry, "slow", "Tasks that ran far beyond their function's usual time.", "task")
+        self._lowered = _counter(registry, "slots_lowered", "Times that load made the worker take fewer tasks.")
         self._run = FastHistogram(
             "warren_worker_run_seconds", "Run time of a task.", ("queue", "task"), LONG_SECONDS, registry
         )
@@ -80,7 +87,10 @@ class WorkerMetrics:
                 counter.labels(queue)
         _gauge(registry, "running", "Tasks that run now.", running)
         _gauge(registry, "waiting", "Tasks that wait for a slot.", waiting)
-        _gauge(registry, "slots", "Tasks that can run at a time.", lambda: slots)
+        _gauge(registry, "slots", "Tasks that can run at a time now.", slots)
+        _gauge(registry, "capacity", "Tasks that can run at a time when there is not too much load.", capacity)
+        _gauge(registry, "memory_bytes", "Memory of the worker's process and its children.", memory)
+        _gauge(registry, "paused", "Whether an operator has told the worker to take nothing (1).", paused)
         _gauge(registry, "draining", "Whether the worker takes no more tasks (1).", draining)
         _gauge(registry, "loop_lag_seconds", "How late the coroutine functions' event loop is.", loop_lag)
         _gauge(registry, "processes", "Processes of the pool.", processes)
@@ -96,6 +106,8 @@ class WorkerMetrics:
         telemetry.on(GivenUp, lambda event: self._given_up.labels(event.queue).inc())
         telemetry.on(LoopBlocked, lambda event: self._blocked.labels(self._task(event.task)).inc())
         telemetry.on(ProcessEnded, lambda event: self._ended.labels(event.reason).inc())
+        telemetry.on(Slow, lambda event: self._slow.labels(self._task(event.task)).inc())
+        telemetry.on(SlotsChanged, lambda event: self._lowered.inc(event.now < event.before))
         telemetry.on(Replied, lambda event: self._reply.observe(event.outcomes))
 
     def _on_received(self, event: Received) -> None:

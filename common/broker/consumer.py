@@ -75,7 +75,18 @@ class Consumer:
     async def start(self) -> None:
         """Subscribe, and again after each end; returns at once."""
         if self._task is None:
+            if self._subscription is not None:  # of before a drain: what it delivered may not be settled yet
+                await self._subscription.close_when_settled()
             self._task = asyncio.create_task(self._stay(), name=f"consume {self.name}")
+
+    async def resize(self, prefetch: int) -> None:
+        """Take this many unsettled messages at a time from now on: a new subscription, since a running one keeps its.
+
+        What the old one has delivered is not counted against the new prefetch.
+        """
+        if prefetch != self._prefetch:
+            self._prefetch = prefetch
+            await self.renew()
 
     async def rebind(self) -> None:
         """Bind the queue again, if it is there: its exchange may have been deleted and made anew."""
@@ -113,6 +124,7 @@ class Consumer:
         failures = 0
         while True:
             await self._connection.ready()
+            prefetch = self._prefetch
             try:
                 subscription = await self._subscribe()
             except BrokerError as error:
@@ -128,6 +140,8 @@ class Consumer:
                 continue
             failures = 0
             self._subscription = subscription
+            if prefetch != self._prefetch:
+                await subscription.cancel()
             await subscription.ended.wait()
             log.warning("the consumer ended", extra={"queue": self.name, "reason": subscription.reason})
             await subscription.close_when_settled()

@@ -28,6 +28,7 @@ from tests import conftest
 TOPOLOGY = Topology("warren")
 NOBODYS = "warren.client.somebody.4711"
 CLIENT_QUEUE = TOPOLOGY.client_queue("client", "nonce-1").name
+DIRECT_QUEUE = TOPOLOGY.direct_queue("worker-1").name
 CONTROL_QUEUE = TOPOLOGY.control_queue("worker-1").name
 PASSIVE_IS_CHECKED = (4, 3, 1)
 
@@ -140,6 +141,19 @@ def bound(name: str, to: str, key: str) -> Operation:
     return operation
 
 
+def exchanged(name: str, key: str) -> Operation:
+    """Nobody may be listening."""
+    return lambda channel: channel.basic_publish(name, key, b"{}")
+
+
+def consumed(name: str) -> Operation:
+    def operation(channel: BlockingChannel) -> None:
+        channel.queue_declare(name, exclusive=True)
+        channel.basic_consume(name, lambda *_: None)
+
+    return operation
+
+
 ALLOWED: list[tuple[Role, str, Operation]] = [
     (Role.CLIENT, "submits", publish("warren.submit", "submit", user_id="client")),
     (Role.CLIENT, "asks", publish("warren.request", "request", user_id="client")),
@@ -150,6 +164,8 @@ ALLOWED: list[tuple[Role, str, Operation]] = [
     (Role.WORKER, "gives away what it cannot decode", publish("warren.dlx", "dead")),
     (Role.WORKER, "looks for a work queue", lambda channel: channel.queue_declare("warren.work.default", passive=True)),
     (Role.WORKER, "hears control messages", bound(CONTROL_QUEUE, "warren.control", "all")),
+    (Role.WORKER, "answers and beats", exchanged("warren.beat", "answer")),
+    (Role.WORKER, "has a queue of its own", consumed(DIRECT_QUEUE)),
     (Role.SCHEDULER, "takes submissions", get("warren.submit")),
     (Role.SCHEDULER, "takes replies", get("warren.reply")),
     (Role.SCHEDULER, "takes questions", get("warren.request")),
@@ -193,6 +209,11 @@ REFUSED: list[tuple[Role, str, Operation, int]] = [
     (Role.CLIENT, "listens to submissions", bound(CLIENT_QUEUE, "warren.submit", "submit"), 403),
     (Role.WORKER, "submits as another user", publish("warren.submit", "submit", user_id="client"), 406),
     (Role.WORKER, "hands out work", publish("warren.work", "default"), 403),
+    (Role.CLIENT, "hands work to one worker", publish("", DIRECT_QUEUE), 403),
+    (Role.CLIENT, "takes a worker's work", consume(DIRECT_QUEUE), 403),
+    (Role.WORKER, "hands work to one worker", publish("", DIRECT_QUEUE), 403),
+    (Role.WORKER, "declares a queue below its own", queue(f"{DIRECT_QUEUE}.more", exclusive=True), 403),
+    (Role.WORKER, "binds its own queue to work", bound(DIRECT_QUEUE, "warren.work", "default"), 403),
     (Role.WORKER, "controls other workers", publish("warren.control", "all"), 403),
     (Role.WORKER, "tells a client", publish("", NOBODYS), 403),
     (Role.WORKER, "reads submissions", get("warren.submit"), 403),
@@ -236,6 +257,17 @@ def test_the_scheduler_can_tell_a_client(secured: Secured) -> None:
         assert channel.basic_get(CLIENT_QUEUE, auto_ack=True)[2] == b"{}"
         # Exclusive: not even the same user's second connection may read it (AMQP 0-9-1, queue.declare).
         assert secured.attempt(Role.CLIENT, consume(CLIENT_QUEUE)) == 405
+
+
+def test_the_scheduler_can_hand_work_to_one_worker(secured: Secured) -> None:
+    with secured.connect(Role.WORKER) as worker:
+        channel = worker.channel()
+        channel.queue_declare(DIRECT_QUEUE, exclusive=True)
+        assert secured.attempt(Role.SCHEDULER, publish("", DIRECT_QUEUE)) == 200
+        assert channel.basic_get(DIRECT_QUEUE, auto_ack=True)[2] == b"{}"
+        # Exclusive: not even another worker with the same user may read it.
+        assert secured.attempt(Role.WORKER, consume(DIRECT_QUEUE)) == 405
+    assert secured.attempt(Role.SCHEDULER, publish("", DIRECT_QUEUE)) == 312, "it ends with its worker"
 
 
 def test_a_client_may_look_at_depths_only_on_old_brokers(secured: Secured) -> None:

@@ -17,7 +17,19 @@ from common.questions import Progress, ProgressReport
 from common.settings import load
 from common.telemetry import Telemetry
 from common.topology import Queue, Topology
-from common.wire import Assignment, Beat, Bundle, Control, ControlVerb, Isolation, Outcome, OutcomeKind, Reply, decode
+from common.wire import (
+    Assignment,
+    Beat,
+    Bundle,
+    Control,
+    ControlVerb,
+    Isolation,
+    Outcome,
+    OutcomeKind,
+    Reply,
+    WorkerAnswer,
+    decode,
+)
 from worker_service.app import Worker
 from worker_service.loader import load as load_handlers
 from worker_service.settings import WorkerSettings
@@ -64,6 +76,8 @@ class StandInScheduler:
         self.replies: list[Reply] = []
         self.outcomes: dict[str, list[Outcome]] = {}
         self.beats: list[Beat] = []
+        self.answers: dict[str, list[WorkerAnswer]] = {}
+        """Workers' answers to commands, by token."""
         self.reports: list[tuple[float, ProgressReport]] = []
         """Reports of progress, with the time of their arrival (`time.monotonic`)."""
         self.dead: list[Delivery] = []
@@ -112,6 +126,23 @@ class StandInScheduler:
         message = Control(ControlVerb.CANCEL, leases=[each.lease for each in of])
         await self._publisher.publish(self.topology.control_exchange.name, "all", message, persistent=False)
 
+    async def send_direct(self, worker: str, *assignments: Assignment, queue: str = "default") -> None:
+        """Publish one bundle to a worker's own queue."""
+        body = msgspec.json.encode(Bundle(queue, list(assignments)))
+        await self._publisher.publish("", self.topology.direct_queue(worker).name, body, type=Bundle.TYPE)
+
+    async def command(self, worker: str, verb: ControlVerb, **more: Any) -> WorkerAnswer:
+        """Tell a worker to do something; its answer."""
+        message = Control(verb, token=new_task_id(), **more)
+        await self.control(f"worker.{worker}", message)
+        await self.until(lambda: message.token in self.answers, what=f"the answer to {verb.value}")
+        return self.answers[message.token][0]
+
+    async def control(self, key: str, message: Control | bytes) -> None:
+        """Publish anything to the control exchange."""
+        exchange = self.topology.control_exchange.name
+        await self._publisher.publish(exchange, key, message, type=Control.TYPE, persistent=False)
+
     def progress(self, of: Assignment) -> list[tuple[float, Progress]]:
         """What was reported about it, with the time of arrival."""
         return [(at, report.progress[of.lease]) for at, report in self.reports if of.lease in report.progress]
@@ -157,6 +188,9 @@ class StandInScheduler:
         for delivery in deliveries:
             if delivery.type == ProgressReport.TYPE:
                 self.reports.append((time.monotonic(), decode(ProgressReport, delivery.body)))
+            elif delivery.type == WorkerAnswer.TYPE:
+                answer = decode(WorkerAnswer, delivery.body)
+                self.answers.setdefault(answer.token, []).append(answer)
             else:
                 self.beats.append(decode(Beat, delivery.body))
         self._news.set()

@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import ctypes
 import os
+import re
 import signal
 import sys
 import threading
@@ -13,10 +14,12 @@ from typing import Any
 
 from common.context import ctx
 from common.errors import Fail, Retry, TaskTimeout
+from common.options import Policy
 from common.tasks import task
 
 gates: dict[str, threading.Event] = {}
 """What `wait_for` and `block_for` wait for; the tests set them."""
+SHORT = Policy(timeout=0.05, hard_timeout=0.1)
 seen = contextvars.ContextVar("seen", default="")
 
 
@@ -377,3 +380,44 @@ async def count_on_loop(path: str, until: int) -> int:
 
 task(name="count_in_thread")(_count)
 task(name="count_in_process", runtime="process")(_count)
+
+
+@task(requires={"gpu"})
+async def on_gpu(x: int) -> int:
+    return x
+
+
+@task(requires=("gpu", "big"))
+def on_big_gpu(x: int) -> int:
+    return x
+
+
+async def _deepest(gate: str) -> None:
+    while not gates[gate].is_set():  # noqa: ASYNC110 - the test is in another event loop
+        await asyncio.sleep(0.005)
+
+
+@task
+async def nested_wait_for(gate: str) -> str:
+    """Waits for tasks of its own, in all ways that there are."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_deepest(gate), name="in the group")
+        await asyncio.gather(_deepest(gate), asyncio.shield(asyncio.create_task(_deepest(gate), name="shielded")))
+    return gate
+
+
+@task(runtime="process")
+async def process_sleep(seconds: float) -> float:
+    await asyncio.sleep(seconds)
+    return seconds
+
+
+@task(runtime="process")
+async def process_block_for(seconds: float) -> None:
+    time.sleep(seconds)  # noqa: ASYNC251 - that is the point
+
+
+@task(runtime="process")
+def process_in_c(length: float) -> bool:
+    """Ends never, and does not let the interpreter go: nothing written in Python gets to run there."""
+    return re.match("(a+)+$", "a" * int(length) + "b") is None

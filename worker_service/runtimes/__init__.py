@@ -34,6 +34,9 @@ class Runtime(Protocol):
     def abandon(self, attempt: Attempt) -> None:
         """It does not end: its slot is used for others from now on."""
 
+    async def stacks(self, attempts: Sequence[Attempt]) -> dict[Attempt, list[str]]:
+        """Where these are that run, each with its outermost frame first; what has ended meanwhile is left out."""
+
     async def stop(self) -> None:
         """Abandon what still runs; `Finished` hears nothing more."""
 

@@ -20,7 +20,7 @@ from common.wire import Outcome
 from worker_service.attempts import Attempt
 from worker_service.runtimes import Finished
 from worker_service.runtimes.forker import Forker, ZygoteDied
-from worker_service.runtimes.process import Process, crashed
+from worker_service.runtimes.process import Process, crashed, stacks_of
 
 _log = logging.getLogger(__name__)
 
@@ -81,6 +81,10 @@ class ChildRuntime:
 
     def abandon(self, attempt: Attempt) -> None:
         """See `Runtime.abandon`: a process that was killed is gone."""
+
+    async def stacks(self, attempts: Sequence[Attempt]) -> dict[Attempt, list[str]]:
+        """See `Runtime.stacks`."""
+        return await stacks_of({each: process for each in attempts if (process := self._processes.get(each))})
 
     async def stop(self) -> None:
         """Kill the children that still run."""

@@ -13,7 +13,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from types import FrameType
+from typing import Any, NamedTuple
 
 from common.context import Surroundings, TaskContext
 from common.lifecycle import loop_factory
@@ -22,6 +23,7 @@ from worker_service.interrupts import CoroutineInterrupt
 from worker_service.pipeline import run_coroutine
 from worker_service.results import Limits
 from worker_service.runtimes import Finished
+from worker_service.runtimes.awaits import task_lines
 from worker_service.runtimes.handover import Handover
 from worker_service.runtimes.limits import deadline
 
@@ -73,6 +75,7 @@ class CoroutineRuntime:
         self._stopping = False
         self._probed = 0.0
         self._lag = 0.0
+        self._worst = 0.0
 
     async def start(self) -> None:
         """Start the thread and its loop."""
@@ -117,6 +120,12 @@ class CoroutineRuntime:
         probed = self._probed
         return max(self._lag, time.monotonic() - probed) if probed else self._lag
 
+    def take_worst_lag(self) -> float:
+        """The longest that a probe was late since the last call, seconds; one that has not come back counts too."""
+        probed, worst = self._probed, self._worst
+        self._worst = 0.0
+        return max(worst, time.monotonic() - probed) if probed else worst
+
     def blockage(self, after: float) -> Blockage | None:
         """Who blocks the loop for more than `after` seconds, told once for each time."""
         late = time.monotonic() - self._probed if self._probed else 0.0
@@ -130,6 +139,10 @@ class CoroutineRuntime:
         current = asyncio.current_task(self._loop)
         attempt = next((each for each, task in list(self._tasks.items()) if task is current), None)
         return Blockage(attempt, late, "".join(traceback.format_stack(frame)[-_FRAMES:]) if frame else "")
+
+    async def stacks(self, attempts: Sequence[Attempt]) -> dict[Attempt, list[str]]:
+        """See `Runtime.stacks`. From another thread, since this loop may be blocked."""
+        return await asyncio.get_running_loop().run_in_executor(None, self._stacks, attempts)
 
     async def stop(self) -> None:
         """Cancel what still runs; give up on a loop that is blocked for more than 2 s."""
@@ -179,8 +192,19 @@ class CoroutineRuntime:
         if (task := self._tasks.get(attempt)) is not None:
             task.cancel()
 
+    def _stacks(self, attempts: Sequence[Attempt]) -> dict[Attempt, list[str]]:
+        tasks = {attempt: task for attempt in attempts if (task := self._tasks.get(attempt)) is not None}
+        return {attempt: task_lines(task, self._frame) for attempt, task in tasks.items()}
+
+    def _frame(self, task: asyncio.Task[Any]) -> FrameType | None:
+        """The innermost frame of the loop's thread, when it runs this task at the moment."""
+        if self._thread is None or asyncio.current_task(self._loop) is not task:
+            return None
+        return sys._current_frames().get(self._thread.ident or 0)  # noqa: SLF001 - the only way to see it
+
     def _answer_probe(self) -> None:
         self._lag = time.monotonic() - self._probed
+        self._worst = max(self._worst, self._lag)
         self._probed = 0.0
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:

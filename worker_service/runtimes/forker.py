@@ -17,7 +17,8 @@ from common.errors import SettingsError, WarrenError
 from common.wire import encode
 from worker_service.results import MAX_MESSAGE_BYTES, MAX_TRACEBACK_BYTES, Limits
 from worker_service.runtimes.process import Ended, Process, read, receive
-from worker_service.runtimes.zygote import NUMBER, READY, STATUS, Setup
+from worker_service.runtimes.stack_channel import StackChannel
+from worker_service.runtimes.zygote import NUMBER, READY, STACK, STATUS, Setup
 
 START_SECONDS: Final = 60.0
 """The user's modules have this long to be imported."""
@@ -129,17 +130,21 @@ class Forker:
         job = self._next
         ended: asyncio.Future[WarrenError] = asyncio.get_running_loop().create_future()
         self._jobs[job] = ended
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
+        (ours, theirs), (side, their_side) = socket.socketpair(), socket.socketpair()
+        for end in (ours, side, their_side):
+            end.setblocking(False)
         try:
-            await self._send(job, theirs.fileno())
+            await self._send(job, theirs.fileno(), their_side.fileno())
         except BaseException:
             self._jobs.pop(job, None)
             ours.close()
+            side.close()
             raise
         finally:
             theirs.close()
-        return Process(ours, ended, lambda: self._kill(job), self._longest, self._surroundings)
+            their_side.close()
+        stacks = StackChannel(side, lambda: self._tell(job, STACK))
+        return Process(ours, ended, lambda: self._tell(job), self._longest, self._surroundings, stacks)
 
     async def stop(self) -> None:
         """Kill the children and end the zygote."""
@@ -149,12 +154,12 @@ class Forker:
         self._control.close()
         await _end(self._process)
 
-    async def _send(self, job: int, fd: int) -> None:
+    async def _send(self, job: int, *fds: int) -> None:
         while True:
             if not self.alive:
                 raise ZygoteDied(len(self._jobs) == 1)
             try:
-                socket.send_fds(self._control, [NUMBER.pack(job)], [fd])
+                socket.send_fds(self._control, [NUMBER.pack(job)], list(fds))
             except OSError as error:
                 if error.errno not in _BUSY:
                     raise ZygoteDied(len(self._jobs) == 1) from error
@@ -162,13 +167,14 @@ class Forker:
                 return
             await asyncio.sleep(0.005)  # it forks as fast as it can
 
-    def _kill(self, job: int) -> None:
+    def _tell(self, job: int, flag: int = 0) -> None:
+        """Have its process killed, or signalled with the flag `STACK`."""
         if job not in self._jobs or not self.alive:
             return
         try:
-            self._control.send(NUMBER.pack(job))
+            self._control.send(NUMBER.pack(job | flag))
         except BlockingIOError:
-            asyncio.get_running_loop().call_later(0.005, self._kill, job)
+            asyncio.get_running_loop().call_later(0.005, self._tell, job, flag)
         except OSError:
             return  # it has ended, and its children with it
 

@@ -22,7 +22,7 @@ from worker_service.attempts import Attempt
 from worker_service.events import ProcessEnded
 from worker_service.runtimes import Finished
 from worker_service.runtimes.forker import Forker, ZygoteDied
-from worker_service.runtimes.process import Process
+from worker_service.runtimes.process import Process, stacks_of
 
 _log = logging.getLogger(__name__)
 
@@ -102,6 +102,10 @@ class ProcessRuntime:
 
     def abandon(self, attempt: Attempt) -> None:
         """See `Runtime.abandon`: a process that was killed is gone."""
+
+    async def stacks(self, attempts: Sequence[Attempt]) -> dict[Attempt, list[str]]:
+        """See `Runtime.stacks`."""
+        return await stacks_of({each: process for each in attempts if (process := self._busy.get(each))})
 
     async def stop(self) -> None:
         """Kill the processes."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from common.context import Surroundings
@@ -18,6 +18,7 @@ from worker_service.attempts import Attempt
 from worker_service.results import failure
 from worker_service.runtimes.frames import ANSWER, HEADER, OUTCOME, PROGRESS, SUBMIT, WORK, Answer, Work, frame
 from worker_service.runtimes.memory import mebibytes
+from worker_service.runtimes.stack_channel import StackChannel
 
 _LAST_WORDS_SECONDS: Final = 1.0
 _NEAR_LIMIT: Final = 0.9
@@ -46,6 +47,7 @@ class Process:
         kill: kills it.
         longest: bytes of a frame at most.
         surroundings: what is done for its tasks.
+        stacks: asks where it is.
     """
 
     def __init__(
@@ -55,8 +57,10 @@ class Process:
         kill: Callable[[], None],
         longest: int,
         surroundings: Surroundings,
+        stacks: StackChannel,
     ) -> None:
         self._pipe = pipe
+        self._stacks = stacks
         self._ended = ended
         self._longest = longest
         self._surroundings = surroundings
@@ -97,6 +101,11 @@ class Process:
     def close(self) -> None:
         """It ends when its task does."""
         self._pipe.close()
+        self._stacks.close()
+
+    async def stack(self, attempt: Attempt) -> list[str]:
+        """Where the attempt is that it runs, the outermost frame first."""
+        return await self._stacks.ask(attempt.assignment.lease, coroutine=attempt.handler.is_coroutine)
 
     async def _talk(self, attempt: Attempt) -> Outcome | None:
         """Send the attempt, do what is asked, return the outcome. None when it ends or says something else."""
@@ -130,6 +139,12 @@ class Process:
         length, kind = HEADER.unpack(header)
         body = await read(self._pipe, length) if length <= self._longest else None
         return None if body is None else (kind, body)
+
+
+async def stacks_of(running: Mapping[Attempt, Process]) -> dict[Attempt, list[str]]:
+    """Where these attempts are, each asked of its process at the same time."""
+    stacks = await asyncio.gather(*(process.stack(attempt) for attempt, process in running.items()))
+    return dict(zip(running, stacks, strict=True))
 
 
 def died(attempt: Attempt, end: Ended) -> Outcome:

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from concurrent.futures import Future
-from typing import Final
+from typing import Any, Final
 
 from common.context import TaskContext
 from common.errors import ConnectionLost
@@ -22,6 +22,7 @@ from worker_service.results import Limits, failure
 from worker_service.runtimes.frames import ANSWER, OUTCOME, PROGRESS, SUBMIT, Answer, Work, frame, read_frame
 from worker_service.runtimes.limits import deadline
 from worker_service.runtimes.memory import limited, mebibytes
+from worker_service.runtimes.stack_channel import Teller
 
 _PROGRESS_EVERY: Final = 0.25
 
@@ -33,9 +34,11 @@ class Server:
         pipe: shared with the worker.
         handlers: the task functions.
         limits: bounds on arguments and results.
+        teller: tells where the function is.
     """
 
-    def __init__(self, pipe: socket.socket, handlers: dict[str, Handler], limits: Limits) -> None:
+    def __init__(self, pipe: socket.socket, handlers: dict[str, Handler], limits: Limits, teller: Teller) -> None:
+        self._teller = teller
         self._pipe = pipe
         self._handlers = handlers
         self._limits = limits
@@ -80,10 +83,17 @@ class Server:
         return contextvars.Context().run(run_plain, context, handler, self._limits, interrupt)
 
     async def _run_coroutine(self, context: TaskContext, handler: Handler, timeout: float | None) -> Outcome:
+        task = asyncio.current_task()
+        assert task is not None
+        with self._teller.answering(context.assignment.lease, task):
+            return await self._run_timed(context, handler, timeout, task)
+
+    async def _run_timed(
+        self, context: TaskContext, handler: Handler, timeout: float | None, task: asyncio.Task[Any]
+    ) -> Outcome:
         if timeout is None:
             return await run_coroutine(context, handler, self._limits)
-        interrupt, task = CoroutineInterrupt(), asyncio.current_task()
-        assert task is not None
+        interrupt = CoroutineInterrupt()
         timer = asyncio.get_running_loop().call_later(timeout, interrupt.raise_in, task)
         try:
             return await run_coroutine(context, handler, self._limits, interrupt)

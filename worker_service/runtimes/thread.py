@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from worker_service.interrupts import ThreadInterrupt
 from worker_service.pipeline import run_plain
 from worker_service.results import Limits
 from worker_service.runtimes import Finished
+from worker_service.runtimes.awaits import frame_lines, thread_frames
 from worker_service.runtimes.handover import Handover
 from worker_service.runtimes.limits import deadline, interruptible
 
@@ -56,6 +58,8 @@ class ThreadRuntime:
         self._wake: SimpleQueue[bool] = SimpleQueue()
         self._waking = False
         self._stopping = False
+        self._serving: dict[int, Attempt] = {}
+        """What each thread, by its number, has begun last."""
 
     async def start(self) -> None:
         """Start the threads."""
@@ -64,6 +68,13 @@ class ThreadRuntime:
         self._handover = Handover(asyncio.get_running_loop(), self._finished)
         for _ in range(self._size):
             self._start_thread()
+
+    def grow(self, size: int) -> None:
+        """Have `size` threads from now on, where there are fewer; those beyond stay idle."""
+        wanted, self._size = size - self._size, max(size, self._size)
+        if self._threads:
+            for _ in range(wanted):
+                self._start_thread()
 
     def run(self, attempts: Sequence[Attempt]) -> None:
         """See `Runtime.run`."""
@@ -93,6 +104,10 @@ class ThreadRuntime:
         self._abandoned.add(attempt)
         self._start_thread()
 
+    async def stacks(self, attempts: Sequence[Attempt]) -> dict[Attempt, list[str]]:
+        """See `Runtime.stacks`."""
+        return await asyncio.get_running_loop().run_in_executor(None, self._stacks, frozenset(attempts))
+
     async def stop(self) -> None:
         """End the idle threads; those whose function still runs are abandoned."""
         threads, self._threads = self._threads, []
@@ -120,6 +135,7 @@ class ThreadRuntime:
             self._wake.put(True)
 
     def _serve(self) -> None:
+        me = threading.get_ident()
         while self._wake.get():
             self._waking = False
             while not self._stopping:
@@ -129,6 +145,7 @@ class ThreadRuntime:
                     break
                 if self._tasks:
                     self._wake_one()
+                self._serving[me] = attempt
                 # A context of its own for each task: a variable that one sets must not reach the next.
                 own = contextvars.Context()
                 if attempt.policy is None:
@@ -138,7 +155,18 @@ class ThreadRuntime:
                 self._handover.put(attempt, outcome)
                 if self._abandoned and attempt in self._abandoned:
                     self._abandoned.discard(attempt)
+                    self._serving.pop(me, None)
                     return
+            self._serving.pop(me, None)
+
+    def _stacks(self, attempts: frozenset[Attempt]) -> dict[Attempt, list[str]]:
+        frames = sys._current_frames()  # noqa: SLF001 - the only way to see them
+        serving = dict(self._serving)
+        return {
+            attempt: frame_lines(thread_frames(frames[thread]))
+            for thread, attempt in serving.items()
+            if attempt in attempts and thread in frames
+        }
 
     def _run_limited(self, attempt: Attempt) -> Outcome:
         assert attempt.policy is not None

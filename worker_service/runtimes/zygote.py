@@ -4,8 +4,9 @@ It imports the user's modules once and then forks within milliseconds. It has on
 connection, so that forking it is safe: what multiprocessing calls a forkserver, with the modules in it. With the worker
 it shares one socket:
 
-    worker ── job number + one end of a socket pair ──> zygote ── fork ──> process: see `frames`
+    worker ── job number + an end of two socket pairs ─> zygote ── fork ──> process: see `frames`
            ── job number alone ───────────────────────>        ── SIGKILL ──>
+           ── job number with `STACK` ────────────────>        ── SIGNAL ───> see `stack_channel`
            <──── job number, wait status, memory ─────
 
 The end of the worker closes the socket: then the zygote kills its children and ends too. Should it have no time for
@@ -34,9 +35,12 @@ from worker_service.loader import load
 from worker_service.results import Limits
 from worker_service.runtimes.prctl import die_with_parent
 from worker_service.runtimes.serving import Server
+from worker_service.runtimes.stack_channel import SIGNAL, Teller
 
 NUMBER: Final = struct.Struct("!Q")
 STATUS: Final = struct.Struct("!QiQ")
+STACK: Final = 1 << 63
+"""Added to a job's number: its process is to tell where it is."""
 READY: Final = b"R"
 FAULT: Final = b"F"
 
@@ -65,7 +69,8 @@ def main(argument: str) -> None:
     """Import, say so, and fork until the worker is gone."""
     setup = msgspec.json.decode(argument, type=Setup)
     # A stop of the whole control group reaches this process too; it ends when the worker does, not before.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    # A new process gets `SIGNAL` perhaps before it is ready for it, which would end it.
+    for number in (signal.SIGTERM, signal.SIGINT, SIGNAL):
         signal.signal(number, _ignore)
     die_with_parent(setup.parent)
     control = socket.socket(fileno=setup.socket)
@@ -122,18 +127,21 @@ class Zygote:
 
     def _receive(self) -> bool:
         """Fork for one request. False when the worker is gone."""
-        data, fds = _receive_with_fd(self._control)
+        data, fds = _receive_with_fds(self._control)
         if not data:
             return False
         (job,) = NUMBER.unpack(data)
         if not fds:
-            self._kill(job)
+            if job & STACK:
+                self._signal(job ^ STACK)
+            else:
+                self._kill(job)
             return True
-        (fd,) = fds
         pid = os.fork()
         if pid == 0:
-            self._be_child(fd)
-        os.close(fd)
+            self._be_child(*fds)
+        for fd in fds:
+            os.close(fd)
         self._children[pid] = job
         return True
 
@@ -154,7 +162,13 @@ class Zygote:
             if number == job:
                 _kill_group(pid)
 
-    def _be_child(self, fd: int) -> NoReturn:
+    def _signal(self, job: int) -> None:
+        for pid, number in self._children.items():
+            if number == job:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, SIGNAL)
+
+    def _be_child(self, fd: int, side_fd: int) -> NoReturn:
         """Be this new process; never returns into the zygote's loop."""
         code = 1
         try:
@@ -165,8 +179,9 @@ class Zygote:
             self._control.close()
             os.close(self._wake_reader)
             os.close(self._wake_writer)
-            with socket.socket(fileno=fd) as pipe:
-                Server(pipe, self._handlers, self._limits).serve()
+            with socket.socket(fileno=fd) as pipe, socket.socket(fileno=side_fd) as side:
+                side.setblocking(False)
+                Server(pipe, self._handlers, self._limits, Teller(side)).serve()
             code = 0
         finally:
             with contextlib.suppress(OSError, ValueError):
@@ -176,9 +191,9 @@ class Zygote:
             os._exit(code)
 
 
-def _receive_with_fd(control: socket.socket) -> tuple[bytes, list[int]]:
+def _receive_with_fds(control: socket.socket) -> tuple[bytes, list[int]]:
     fds = array.array("i")
-    data, ancillary, _, _ = control.recvmsg(NUMBER.size, socket.CMSG_LEN(fds.itemsize), socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, _, _ = control.recvmsg(NUMBER.size, socket.CMSG_LEN(2 * fds.itemsize), socket.MSG_CMSG_CLOEXEC)
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(content[: len(content) - (len(content) % fds.itemsize)])
