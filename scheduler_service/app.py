@@ -93,6 +93,7 @@ class Scheduler:
         backlog = Backlog(settings.max_lanes, ledger.limits)
         capability = Capability(directory)
         turns = Turns(backlog, ledger, capability, flights)
+        flights.share_by(ledger.weight_of_queue, turns.runnable, backlog.keyed)
         reasons = Reasons(capability, ledger, flights.paused)
         traffic = Traffic(telemetry)
         gate = Gate(consuming, topology, restored=lambda: listener.consumer.rebind(), report=service.report)
@@ -260,6 +261,7 @@ class Scheduler:
             offer=sender.offer,
         )
         metrics.watch(flights, directory, lambda: dispatcher.backlog, lambda: timers.waiting, lambda: not store.failure)
+        metrics.watch_fleet(queue_reporter, worker_reporter, directory)
 
         self._connections = (consuming, publishing)
         self.store = store

@@ -77,9 +77,9 @@ class Capability:
 
     def why_not(self, lane: Lane) -> str:
         """Why no live worker can run `lane`, in a sentence; empty when one can."""
-        if self.of(lane).serves is not Serves.NONE:
-            return ""
         serving = self._workers(lane.queue)
+        if self.of(lane).serves is not Serves.NONE and any(_knows(worker, lane) for worker in serving):
+            return ""
         if not serving:
             return f"no live worker serves the queue {lane.queue!r}"
         knowing = [worker for worker in serving if _knows(worker, lane)]
@@ -95,6 +95,9 @@ class Capability:
     def _find(self, lane: Lane) -> Ability:
         serving = self._workers(lane.queue)
         capable = [worker for worker in serving if _knows(worker, lane) and _has(worker, lane)]
+        if not capable and not self._directory.has_heard_of(lane.task):
+            # Nobody ever knew it: whoever has the labels is asked, so that it fails when the grace time is over.
+            capable = [worker for worker in serving if _has(worker, lane)]
         if not capable:
             return _NONE
         if len(capable) == len(serving):

@@ -20,6 +20,9 @@ SHOWN: Final = 600.0
 LATE: Final = 3
 """Beats that a worker may miss before it counts as silent."""
 
+FUNCTIONS: Final = 10_000
+"""How many task functions are remembered that workers have known."""
+
 
 class Worker(Struct):
     """What is known of one worker.
@@ -83,6 +86,7 @@ class Directory:
         self.deaths: deque[Death] = deque(maxlen=DEATHS)
         self.version = 0
         """Counts the changes of who can run what."""
+        self._heard_of: set[str] = set()
 
     def hear(self, beat: Beat, now: float) -> None:
         """Take a beat that arrived at `now`."""
@@ -95,6 +99,8 @@ class Directory:
             return
         running = frozenset(beat.running)
         functions = frozenset(beat.functions) if beat.functions is not None else None
+        if functions and len(self._heard_of) < FUNCTIONS:
+            self._heard_of |= functions
         self.workers[beat.worker] = Worker(
             beat,
             now,
@@ -165,6 +171,10 @@ class Directory:
     def held_by_dead(self, lease: str) -> bool:
         """Whether a worker that died listed `lease` in its last beat."""
         return any(not death.leaving and lease in death.leases for death in self.deaths)
+
+    def has_heard_of(self, function: str) -> bool:
+        """Whether a worker has ever said that it knows the task function."""
+        return function in self._heard_of
 
     def has_died(self, worker: str) -> bool:
         """Whether the worker with this id died lately, without saying that it was leaving."""

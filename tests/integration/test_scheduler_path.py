@@ -50,7 +50,7 @@ async def test_a_task_that_was_there_before_any_worker_waits_and_says_why(
     assert status["submitted_at"] > 0
     async with worker:
         assert (await producer.status(id_))["state"] == "queued"
-        async with StandInWorker(broker.url, namespace, queues=["email"]):
+        async with StandInWorker(broker.url, namespace, queues=["email"], functions=["mail.send"]):
             assert (await producer.result(id_)).state == "succeeded"
 
 
