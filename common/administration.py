@@ -19,6 +19,19 @@ LONGEST_WAIT = 30.0
 """Seconds that workers have to answer a command at most."""
 
 
+OPERATED = (
+    ControlVerb.PING,
+    ControlVerb.STATS,
+    ControlVerb.STACKS,
+    ControlVerb.DRAIN,
+    ControlVerb.RESUME,
+    ControlVerb.SLOTS,
+    ControlVerb.SHUTDOWN,
+    ControlVerb.LOG_LEVEL,
+)
+"""What operators can have workers do."""
+
+
 class ListQueues(Message, omit_defaults=True):
     """Client to scheduler: describe the queues (``warren.list-queues.v1``); answered by `Queues`.
 

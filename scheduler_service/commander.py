@@ -21,7 +21,7 @@ from typing import Final
 
 from msgspec import Struct, field
 
-from common.administration import Change, Command, CommandAnswer, CommandAnswers
+from common.administration import OPERATED, Change, Command, CommandAnswer, CommandAnswers
 from common.broker import Publisher
 from common.errors import BrokerError, PublishRefused
 from common.topology import Topology
@@ -43,8 +43,6 @@ LONGEST_SEND: Final = 5.0
 """Seconds to wait for the confirm of a command to one worker; other questions wait meanwhile."""
 NAMED: Final = 10
 """Workers that an entry in the log of changes names."""
-_OWN: Final = frozenset({ControlVerb.PROBE, ControlVerb.CANCEL, ControlVerb.RENEW})
-"""What only the scheduler says by itself."""
 
 
 class _Given(Struct):
@@ -179,7 +177,7 @@ class Commander:
 
 
 def _fault(ask: Command) -> str:
-    if ask.verb in _OWN:
+    if ask.verb not in OPERATED:
         return f"{ask.verb} is what the scheduler says by itself"
     if ask.verb is ControlVerb.SLOTS and ask.slots is None:
         return "say how many slots"

@@ -15,6 +15,7 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict
 
 from common.administration import (
+    OPERATED,
     Change,
     Changes,
     Command,
@@ -41,8 +42,6 @@ from common.wire import ControlVerb, Message
 
 POLL: Final = 0.1
 """Seconds between two looks at what workers have answered."""
-OPERATED: Final = ("ping", "stats", "stacks", "drain", "resume", "slots", "shutdown", "log-level")
-"""What operators can have workers do."""
 WAITING: Final = ("scheduled", "queued")
 """The states of tasks that can be moved."""
 
