@@ -32,6 +32,7 @@ class Worker(Struct):
         heard_at: when that arrived, monotonic seconds.
         leases: every lease it held then.
         running: those that had started.
+        queues: the queues it serves.
         functions: the task functions it knows; empty until it has said.
         gone_since: when its control queue was found missing, monotonic seconds, or None.
     """
@@ -41,6 +42,7 @@ class Worker(Struct):
     leases: frozenset[str]
     running: frozenset[str]
     functions: frozenset[str] = frozenset()
+    queues: frozenset[str] = frozenset()
     gone_since: float | None = None
 
     def is_silent(self, now: float) -> bool:
@@ -107,6 +109,7 @@ class Directory:
             running.union(beat.waiting),
             running,
             functions if functions is not None else (known.functions if known else frozenset()),
+            frozenset(beat.queues),
         )
         if known is None or _abilities(known) != _abilities(self.workers[beat.worker]):
             self.version += 1

@@ -181,8 +181,12 @@ class FairQueue:
 
     def wake_all(self) -> None:
         """Every flow may go again, perhaps."""
-        for flow in self.flows.values():
-            self.wake(flow)
+        if self._parked_flows:
+            for flow in self.flows.values():
+                flow.parked = False
+            self._parked_flows = self.parked_tasks = 0
+            self._ready = [(flow.virtual, flow.ticket, flow) for flow in self.flows.values()]
+            heapify(self._ready)
         self._parked.clear()
 
     def _enter(self, key: str) -> Flow:

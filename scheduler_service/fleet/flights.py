@@ -12,6 +12,7 @@ from common.questions import Progress
 from common.wire import Isolation
 from scheduler_service.fleet.directory import Directory, Worker, is_serving
 from scheduler_service.fleet.lanes import Lane
+from scheduler_service.fleet.quotas import UNLIMITED
 from scheduler_service.fleet.rates import SLOT, CompletionRate, PathTime, RunTimes
 from scheduler_service.fleet.shares import NOTHING, Group, Share, Shares
 from scheduler_service.fleet.window import KEYED_HORIZON, Window, window
@@ -110,37 +111,44 @@ class Flights:
     def window(self, queue: str, now: float) -> Window:
         """The window of `queue` at `now` (monotonic seconds), were there enough tasks in it."""
         groups = self._groups((queue,))
-        return self._window(queue, self._peek(queue, groups, now), now)
+        return self._window(queue, self._peek(queue, groups, now), groups, now)
 
-    def room(self, queue: str, now: float, asking: int = 0) -> int:
-        """How many more tasks of `queue` may be dispatched, were there enough.
+    def room(self, queue: str, now: float, asking: int = UNLIMITED) -> int:
+        """How many more tasks of `queue` may be dispatched, at most `asking`.
 
         Args:
             queue: the queue.
             now: monotonic seconds.
-            asking: how many new tasks of it want to go; those of other queues that wait have their share.
+            asking: how many want to go; those of other queues that wait have their share.
         """
-        if queue in self.paused:
-            return 0
-        groups = self._groups((queue,))
-        own = self._window(queue, self._peek(queue, groups, now), now)
-        others = {other for group in groups for other in group.queues if other != queue and self._out[other]}
-        windows = {queue: own}
-        for other in others:
-            windows[other] = self._window(other, self._peek(other, groups, now), now)
-        return self._left(queue, groups, windows, {})
+        return min(asking, self.rooms((queue,), now, asking)[queue])
 
-    def rooms(self, queues: Sequence[str], now: float) -> dict[str, int]:
-        """How many more tasks of each of these queues may be dispatched, all of them together."""
+    def rooms(self, queues: Sequence[str], now: float, asking: int = 0) -> dict[str, int]:
+        """How many more tasks of each of these queues may be dispatched, all of them together.
+
+        Args:
+            queues: those in which tasks wait, or want to go.
+            now: monotonic seconds.
+            asking: how many want to go in each that are not counted as waiting.
+        """
         groups = self._groups(queues)
-        sharing = {queue for group in groups for queue in group.queues if self._out[queue]}.union(queues)
-        demands = {queue: self._demand(queue, now) for queue in sharing}
-        shares = self._shares.divide(groups, demands, now)
-        windows = {queue: self._window(queue, shares.get(queue, NOTHING), now) for queue in sharing}
+        sharing = {queue for group in groups for queue in group.queues}.union(queues)
+        if len(sharing) == 1:
+            shares = {queue: self._undivided(groups) for queue in sharing}
+        else:
+            demands = {queue: self._demand(queue, groups, now) for queue in sharing}
+            if asking:
+                demands |= {queue: demands[queue] + asking for queue in queues}
+                shares = self._shares.peek(groups, demands)
+            else:
+                shares = self._shares.divide(groups, demands, now)
+        windows = {queue: self._window(queue, shares.get(queue, NOTHING), groups, now) for queue in sharing}
         planned: dict[str, int] = {}
-        for queue in sorted(queues, key=self._shares.lag, reverse=True):
-            if queue not in self.paused:
-                planned[queue] = self._left(queue, groups, windows, planned)
+        for queue in sorted(queues, key=self._shares.lag, reverse=True) if len(queues) > 1 else queues:
+            room = 0 if queue in self.paused else windows[queue].tasks - self._out[queue]
+            if room > 0 and len(sharing) > 1:
+                room = min(room, self._left(queue, groups, windows, planned))
+            planned[queue] = max(0, room)
         return planned
 
     def direct_room(self, worker: str) -> int:
@@ -154,12 +162,12 @@ class Flights:
         """The live slots that serve `queue`."""
         return sum(worker.beat.slots for worker in self._directory.serving(queue))
 
-    def _window(self, queue: str, share: Share, now: float) -> Window:
-        serving = self._directory.serving(queue)
+    def _window(self, queue: str, share: Share, groups: list[Group], now: float) -> Window:
+        mine = [group for group in groups if queue in group.queues]
         return window(
-            slots=min(share.now, max(self._limit, sum(worker.beat.slots for worker in serving))),
+            slots=min(share.now, max(self._limit, sum(group.open for group in mine))),
             share=share.slots,
-            workers=len(serving),
+            workers=sum(group.workers for group in mine),
             completions=self._rates[queue].per_slot(now),
             expected_run=self._expected_in(queue),
             path=self._paths[queue].least(now),
@@ -169,15 +177,23 @@ class Flights:
 
     def _groups(self, queues: Sequence[str]) -> list[Group]:
         """The workers that serve one of `queues`, or another queue with one that does."""
-        slots: dict[frozenset[str], int] = defaultdict(int)
+        groups: dict[frozenset[str], Group] = {}
         for worker in self._directory.workers.values():
-            if worker.gone_since is None:
-                slots[frozenset(worker.beat.queues)] += self._slots_of(worker)
+            if worker.gone_since is not None:
+                continue
+            served = worker.queues
+            group = groups.get(served)
+            if group is None:
+                group = groups[served] = Group(served, 0)
+            group.slots += self._slots_of(worker)
+            if is_serving(worker):
+                group.open += worker.beat.slots
+                group.workers += 1
         reached = set(queues)
-        for served in slots:
+        for served in groups:
             if not reached.isdisjoint(served):
                 reached |= served
-        return [Group(served, count) for served, count in slots.items() if not reached.isdisjoint(served)]
+        return [group for served, group in groups.items() if not reached.isdisjoint(served)]
 
     def _slots_of(self, worker: Worker) -> int:
         # One that takes no more, or less than it did, still holds what it runs: others must not lose slots by that.
@@ -191,27 +207,27 @@ class Flights:
             return slots
         return max(slots, min(most, sum(lease in self.by_lease for lease in held)))
 
-    def _demand(self, queue: str, now: float) -> float:
-        if queue in self.paused or not self._directory.serving(queue):
+    def _demand(self, queue: str, groups: list[Group], now: float) -> float:
+        if queue in self.paused or not any(group.workers for group in groups if queue in group.queues):
             return 0
         return self._out[queue] + self._runnable(queue, now)
 
     def _peek(self, queue: str, groups: list[Group], now: float) -> Share:
         sharing = {other for group in groups for other in group.queues}
         if sharing <= {queue}:
-            slots = sum(group.slots for group in groups)
-            return Share(slots, slots)
-        demands = {other: self._demand(other, now) for other in sharing}
+            return self._undivided(groups)
+        demands = {other: self._demand(other, groups, now) for other in sharing}
         demands[queue] = float("inf")
-        return self._shares.peek(groups, demands, queue)
+        return self._shares.peek(groups, demands).get(queue, NOTHING)
+
+    @staticmethod
+    def _undivided(groups: list[Group]) -> Share:
+        slots = sum(group.slots for group in groups)
+        return Share(slots, slots)
 
     def _left(self, queue: str, groups: list[Group], windows: Mapping[str, Window], planned: Mapping[str, int]) -> int:
-        """What is left for `queue` of its window, and of the slots that others occupy beyond theirs."""
-        out = self._out[queue]
-        room = windows[queue].tasks - out
+        """What is left of the slots that `queue` shares: others may occupy more than theirs still."""
         mine = [group for group in groups if queue in group.queues]
-        if room <= 0 or not mine:
-            return 0
         free = float(sum(group.slots for group in mine))
         for other, its in windows.items():
             whole = sum(group.slots for group in groups if other in group.queues)
@@ -219,7 +235,7 @@ class Flights:
             if whole:
                 free += (its.lead - self._out[other] - planned.get(other, 0)) * overlap / whole
         # One at least is on its way, so that the next slot that becomes free is not free for long.
-        return min(room, max(int(free), 0 if out else 1))
+        return max(int(free), 0 if self._out[queue] else 1)
 
     def out(self, queue: str) -> int:
         """How many tasks of `queue` are out or reserved."""

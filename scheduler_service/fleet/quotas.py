@@ -11,7 +11,7 @@ for the moments at which tasks are published. What nobody has limited costs next
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from heapq import heappop, heappush
 from typing import Final
 
@@ -184,19 +184,23 @@ class Ledger:
         if limit is not None:
             limit.record(count, now - max(0.0, age))
 
-    def take_freed(self, now: float) -> Collection[str]:
-        """The keys of which a limit may let something go that it did not when last asked."""
-        while self._alarms and self._alarms[0][0] <= now:
+    def take_freed(self, now: float, most: int) -> list[str]:
+        """At most `most` of the keys of which a limit may let something go that it did not when last asked."""
+        while self._alarms and self._alarms[0][0] <= now and len(self._freed) < most:
             alarm = heappop(self._alarms)
             self._alarmed.discard(alarm)
             if alarm[1] is not None:
                 self._freed.add(alarm[1])
-        freed, self._freed = self._freed, set()
-        return freed
+        return [self._freed.pop() for _ in range(min(most, len(self._freed)))]
 
     @property
     def next_free(self) -> float | None:
-        """When a rate that was full when asked lets go again, monotonic seconds; None when none is awaited."""
+        """When something may go again that was stopped by a limit of its key or by a rate, monotonic seconds.
+
+        The past when it may go now; None when nothing is awaited but what lands.
+        """
+        if self._freed:
+            return 0.0
         return self._alarms[0][0] if self._alarms else None
 
     @property

@@ -19,16 +19,20 @@ LONGEST_STEP: Final = 60.0
 _EPSILON: Final = 1e-9
 
 
-class Group(Struct, frozen=True):
+class Group(Struct, gc=False):
     """Workers that serve the same queues.
 
     Attributes:
         queues: which.
-        slots: how many slots they have together.
+        slots: how many slots they have together, also those that are held by workers which take no more.
+        open: of these, the slots of workers that take tasks.
+        workers: how many workers take tasks.
     """
 
     queues: frozenset[str]
     slots: int
+    open: int = 0
+    workers: int = 0
 
 
 class Share(Struct, frozen=True):
@@ -122,9 +126,10 @@ class Shares:
         self._due = due
         return {queue: self._rounded(queue, slots) for queue, slots in due.items()}
 
-    def peek(self, groups: Iterable[Group], demands: Mapping[str, float], queue: str) -> Share:
-        """What would be due to `queue` now."""
-        return self._rounded(queue, divide(groups, demands, self._weigh).get(queue, 0.0))
+    def peek(self, groups: Iterable[Group], demands: Mapping[str, float]) -> dict[str, Share]:
+        """What would be due now."""
+        due = divide(groups, demands, self._weigh)
+        return {queue: self._rounded(queue, slots) for queue, slots in due.items()}
 
     def _rounded(self, queue: str, slots: float) -> Share:
         whole = int(slots + _EPSILON)

@@ -32,6 +32,10 @@ PARTS: Final = 64
 """Where several flows wait, a plan gives each a 64th of the room at a time, at least one task."""
 
 
+LOOKS: Final = 2000
+"""How many flows that turn out not to be able to go a plan looks at, or keys whose limit has let go: about 5 ms."""
+
+
 class Turn(Struct, frozen=True):
     """What is to be claimed together.
 
@@ -59,8 +63,8 @@ class Rooms(Protocol):
     def rooms(self, queues: Sequence[str], now: float) -> Mapping[str, int]:
         """How many more tasks of each of these queues may be out, all of them together."""
 
-    def room(self, queue: str, now: float, asking: int = 0) -> int:
-        """How many more tasks of `queue` may be out when `asking` new ones want to go."""
+    def room(self, queue: str, now: float, asking: int = UNLIMITED) -> int:
+        """How many of `asking` new tasks of `queue` may be out."""
 
     def direct_room(self, worker: str) -> int:
         """How many more tasks may be sent to the direct queue of a worker."""
@@ -85,6 +89,7 @@ class Turns:
         self._capability = capability
         self._rooms = rooms
         self._seen = (-1, -1)
+        self._unfinished = False
 
     def plan(self, now: float, wall: float, most: int = 1000) -> list[Turn]:
         """What is to be claimed now, in the order in which it is to go.
@@ -95,14 +100,15 @@ class Turns:
             most: the most tasks of one queue.
         """
         self._look(now)
+        self._unfinished = False
         hand = _Hand(self._rooms)
         for queue, room in self._rooms.rooms(self._backlog.queues(), now).items():
             room = min(room, most, self._ledger.queue_room(queue, now)) if room > 0 else 0
             if room <= 0:
                 continue
-            slots = self._rooms.slots(queue)
             for level in in_order(self._backlog.levels(queue), self._ledger.ageing(queue), wall):
-                level.credit = slots
+                if len(level.flows) > 1:
+                    level.credit = self._rooms.slots(queue)
                 room -= self._plan_level(level, room, now, hand)
                 if room <= 0:
                     break
@@ -187,8 +193,11 @@ class Turns:
 
     @property
     def again_at(self) -> float | None:
-        """When time alone lets something go that may not now, monotonic seconds; None when nothing waits for that."""
-        return self._ledger.next_free
+        """When to plan again though nothing happens, monotonic seconds, maybe in the past; None when there is no need.
+
+        A rate lets something go then; or a plan has not looked at everything, because too much of it may not go.
+        """
+        return 0.0 if self._unfinished else self._ledger.next_free
 
     def _look(self, now: float) -> None:
         seen = (self._capability.version, self._ledger.version)
@@ -197,7 +206,7 @@ class Turns:
             for queue in self._backlog.queues():
                 for level in self._backlog.levels(queue).values():
                     level.wake_all()
-        for key in self._ledger.take_freed(now):
+        for key in self._ledger.take_freed(now, LOOKS):
             for queue in self._backlog.queues():
                 for level in self._backlog.levels(queue).values():
                     flow = level.flows.get(key)
@@ -231,6 +240,7 @@ class Turns:
         passed = self._passed(level, now, hand)
         part = room if level.going <= 1 and not passed else max(1, room // PARTS)
         left = room
+        looks = LOOKS
         while left > 0:
             flow = level.first(passed)
             if flow is None:
@@ -242,6 +252,10 @@ class Turns:
                 level.charge(flow, count)
             else:
                 level.park(flow, reasons)
+                looks -= 1
+                if looks <= 0:
+                    self._unfinished = True
+                    break
                 passed = self._passed(level, now, hand) if passed else passed
         return room - left
 
