@@ -1,4 +1,4 @@
-"""Passwords of the Compose project: made once, kept in an ignored file, handed to the containers as secret files.
+"""Passwords of a deployment: made once, kept in an ignored file, handed to the containers as secret files.
 
 ::
 
@@ -35,9 +35,9 @@ _QUEUES: Final = "default,math"
 """Those of `examples.tasks`, as in `compose.yaml`."""
 
 _HEADER: Final = """\
-# Made by `make up`, for this machine only. Change what you like and run `make up` again.
+# Made by `{command}`, and kept out of git. Change what you like and run `{command}` again.
 """
-_SETTINGS: Final = """
+COMPOSE_SETTINGS: Final = """
 # What else can be set, with its default:
 #STACK_AMQP_PORT=5672
 #STACK_MANAGEMENT_PORT=15672
@@ -60,13 +60,17 @@ _SETTINGS: Final = """
 
 @dataclass(frozen=True)
 class State:
-    """Where the passwords of one project are.
+    """Where the passwords of one deployment are.
 
     Attributes:
         folder: holds `.env` and `secrets/`.
+        command: what makes them, for the heading of `.env`.
+        settings: a comment at its end: what else can be set there.
     """
 
     folder: Path
+    command: str = "make up"
+    settings: str = COMPOSE_SETTINGS
 
     @property
     def env_file(self) -> Path:
@@ -96,14 +100,13 @@ def prepare(state: State, environ: Mapping[str, str]) -> bool:
         Whether files that running containers have been given are different now.
     """
     values = read_env(state)
-    queues = environ.get("WARREN_QUEUES") or values.get("WARREN_QUEUES") or _QUEUES
     state.secrets.mkdir(mode=0o700, parents=True, exist_ok=True)
     state.secrets.chmod(0o700)
     brokers = {role: values[variable(role)] for role in Role}
     found = definitions(
         brokers,
         vhost=VHOST,
-        queues=[name.strip() for name in queues.split(",")],
+        queues=served_queues(state, environ),
         known_hashes=_hashes(state.secrets / "definitions.json"),
     )
     changed = [
@@ -117,6 +120,12 @@ def prepare(state: State, environ: Mapping[str, str]) -> bool:
     pip_file = environ.get("PIP_CONFIG_FILE", "")
     _write(state.secrets / "pip.conf", Path(pip_file).read_text() if pip_file else "")
     return any(changed)
+
+
+def served_queues(state: State, environ: Mapping[str, str]) -> list[str]:
+    """The queues that the workers serve: `WARREN_QUEUES` of `environ`, else of `.env`, else those of the examples."""
+    queues = environ.get("WARREN_QUEUES") or read_env(state).get("WARREN_QUEUES") or _QUEUES
+    return [name.strip() for name in queues.split(",")]
 
 
 def write_client_url(state: State, address: str) -> Path:
@@ -143,14 +152,14 @@ def amqp_url(role: Role, password: str, address: str) -> str:
 def read_env(state: State) -> dict[str, str]:
     """The variables of `.env`, after adding the passwords that it lacks."""
     file = state.env_file
-    text = file.read_text() if file.exists() else _HEADER
+    text = file.read_text() if file.exists() else _HEADER.format(command=state.command)
     found = dict(_assignments(text))
     missing = [name for name in (*map(variable, Role), _GRAFANA) if not found.get(name)]
     if missing:
         made = {name: secrets.token_urlsafe(_PASSWORD_BYTES) for name in missing}
         found |= made
         text += "".join(f"{name}={value}\n" for name, value in made.items())
-        text += "" if _SETTINGS in text else _SETTINGS
+        text += "" if state.settings in text else state.settings
         file.parent.mkdir(parents=True, exist_ok=True)
         _write(file, text, mode=0o600)
     return found

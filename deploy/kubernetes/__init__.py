@@ -1,0 +1,1 @@
+"""Warren on Kubernetes: manifests for kustomize, and what makes their secrets."""
