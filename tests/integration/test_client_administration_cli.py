@@ -209,7 +209,8 @@ def test_workers_do_what_they_are_told(scheduler: StandIn) -> None:
 def test_who_does_not_answer_or_cannot_is_shown(scheduler: StandIn) -> None:
     scheduler.administered.answers = {"host-1": b"{}", "host-2": None}
     done = run(verbs["slots"], "20", "--within", "0.5")
-    assert (done.exit_code, done.stdout.splitlines()[1].split()) == (3, ["host-2", *["no", "answer", "within", "0.5", "s"]])
+    assert done.exit_code == 3
+    assert done.stdout.splitlines()[1].split() == ["host-2", "no", "answer", "within", "0.5", "s"]
     assert lines(run(verbs["ping"], "--json"))[1] == {"worker": "host-2", "error": "no answer"}
     done = run(verbs["slots"], "20", "host-1")
     assert (done.exit_code, done.stdout.split()[-1]) == (1, "cannot")
@@ -252,7 +253,10 @@ def test_changes_are_a_table(scheduler: StandIn) -> None:
         Change(time() - 60, "ops", "command", "", "drain to 2 workers"),
     ]
     code, shown = on_a_terminal("changes")
-    assert (code, len(shown.splitlines()), max(map(len, shown.splitlines())) <= 80) == (0, 3, True)
+    assert (code, max(map(len, shown.splitlines())) <= 80) == (0, True)
+    assert shown.splitlines()[2].startswith("  queue: rate none -> 90/m"), "what does not fit beside goes below"
+    assert shown.splitlines()[3].split() == ["1m", "ago", "ops", "command"]
+    assert len(run(changes).stdout.splitlines()) == 3
     assert [line["user"] for line in lines(run(changes, "--limit", "1", "--json"))] == ["anna"]
     scheduler.administered.changes = []
     assert run(changes).stderr == "nothing was changed\n"

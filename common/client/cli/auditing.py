@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from typing import Final
+
 import click
 
+from common.administration import Change
 from common.client.cli.limiting import WAIT
 from common.client.cli.reporting import common_options, connected, to_json, wait_option
-from common.client.cli.tables import clock, table, width
+from common.client.cli.tables import cut, table, when, width
+
+_WIDEST: Final = 10_000
 
 
 @click.command(
@@ -28,7 +34,17 @@ def changes(limit: int, everything: bool, timeout: float | None, as_json: bool, 
     if not found:
         click.echo("nothing was changed", err=True)
         return
-    rows = [("WHEN", "USER", "WHAT", "NAME", "DETAIL")]
-    rows += [(clock(change.at), change.user, change.what, change.name, change.detail) for change in found]
-    for line in table(rows, width(), shrink=(4, 3)):
-        click.echo(line)
+    now, columns = time.time(), width()
+    heading, *rows = ("WHEN", "USER", "WHAT", "NAME", "DETAIL"), *(_row(change, now) for change in found)
+    whole = table([heading, *rows], _WIDEST, shrink=())
+    if max(map(len, whole)) <= columns:
+        click.echo("\n".join(whole))
+        return
+    first, *lines = table([row[:4] for row in (heading, *rows)], columns, shrink=(3,))
+    click.echo(first)
+    for line, row in zip(lines, rows, strict=True):
+        click.echo(f"{line}\n{cut(f'  {row[4]}', columns)}")
+
+
+def _row(change: Change, now: float) -> tuple[str, ...]:
+    return when(change.at, now), change.user, change.what, change.name, change.detail

@@ -178,7 +178,7 @@ def _value(value: Any) -> str:
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return str(value)
 
 
 def _stacks(data: Mapping[str, Any]) -> Iterator[str]:
