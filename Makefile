@@ -7,7 +7,7 @@ BENCH := .venv/.installed-bench
 # The tests wait most of the time: for heartbeats, for brokers to start. The tests of one file share what is slow to start.
 SIDE_BY_SIDE ?= -n 2 --dist loadfile
 
-.PHONY: help check test test-docker demo bench broker up down format clean
+.PHONY: help check test test-docker demo bench bench-beats broker up down format clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -35,6 +35,9 @@ demo: $(DEV) ## Count the words of Python's standard library on two workers, kil
 
 bench: $(BENCH) ## Measure Warren and, on the same broker, Celery, Dramatiq and Taskiq
 	$(BIN)/python -m tests.bench
+
+bench-beats: $(BENCH) ## Measure what the beats of up to 200 workers cost
+	$(BIN)/python -m tests.bench.beats
 
 broker: $(DEV) ## Keep a broker of your own in the foreground until Ctrl-C
 	@$(BIN)/python -m deploy.local.broker

@@ -104,6 +104,11 @@ class Beats:
         self._changed = asyncio.Event()
         self._background = Background("beats", self._work, report)
 
+    @property
+    def sent(self) -> int:
+        """How many beats were published, whether they were confirmed or not."""
+        return self._number
+
     def changed(self) -> None:
         """Send a beat now."""
         self._changed.set()

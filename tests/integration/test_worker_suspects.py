@@ -85,7 +85,7 @@ async def test_a_child_has_no_secrets_and_no_connection(
         assert "canary" not in text
         assert "DATABASE_PASSWORD" not in text
         assert "PATH" in text
-        assert '"sockets":1' in text, "the pipe of its own result, and nothing else"
+        assert '"sockets":2' in text, "those for its own result and for where it is, and nothing else"
 
 
 async def test_suspects_are_quick(broker: Broker, namespace: str) -> None:

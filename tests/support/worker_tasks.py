@@ -421,3 +421,10 @@ async def process_block_for(seconds: float) -> None:
 def process_in_c(length: float) -> bool:
     """Ends never, and does not let the interpreter go: nothing written in Python gets to run there."""
     return re.match("(a+)+$", "a" * int(length) + "b") is None
+
+
+@task(runtime="process")
+def hold_memory(mebibytes: int, seconds: float) -> int:
+    held = b"x" * (mebibytes * 1024 * 1024)
+    time.sleep(seconds)
+    return len(held)
