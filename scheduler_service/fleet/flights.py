@@ -145,7 +145,7 @@ class Flights:
         windows = {queue: self._window(queue, shares.get(queue, NOTHING), groups, now) for queue in sharing}
         planned: dict[str, int] = {}
         for queue in sorted(queues, key=self._shares.lag, reverse=True) if len(queues) > 1 else queues:
-            room = 0 if queue in self.paused else windows[queue].tasks - self._out[queue]
+            room = 0 if queue in self.paused else windows[queue].tasks - self._out.get(queue, 0)
             if room > 0 and len(sharing) > 1:
                 room = min(room, self._left(queue, groups, windows, planned))
             planned[queue] = max(0, room)
@@ -210,7 +210,7 @@ class Flights:
     def _demand(self, queue: str, groups: list[Group], now: float) -> float:
         if queue in self.paused or not any(group.workers for group in groups if queue in group.queues):
             return 0
-        return self._out[queue] + self._runnable(queue, now)
+        return self._out.get(queue, 0) + self._runnable(queue, now)
 
     def _peek(self, queue: str, groups: list[Group], now: float) -> Share:
         sharing = {other for group in groups for other in group.queues}
@@ -233,9 +233,9 @@ class Flights:
             whole = sum(group.slots for group in groups if other in group.queues)
             overlap = sum(group.slots for group in mine if other in group.queues)
             if whole:
-                free += (its.lead - self._out[other] - planned.get(other, 0)) * overlap / whole
+                free += (its.lead - self._out.get(other, 0) - planned.get(other, 0)) * overlap / whole
         # One at least is on its way, so that the next slot that becomes free is not free for long.
-        return max(int(free), 0 if self._out[queue] else 1)
+        return max(int(free), 0 if self._out.get(queue, 0) else 1)
 
     def out(self, queue: str) -> int:
         """How many tasks of `queue` are out or reserved."""

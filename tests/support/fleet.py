@@ -1,0 +1,230 @@
+"""A fleet under a fake clock: the parts that decide about turns are real, and the rest is as simple as it can be.
+
+Events happen in the order of their time. The store is a list for each lane; the broker hands a task to a worker when one
+of its slots is free; a path takes a millisecond in each direction. Each run is the same again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import count
+
+from common.wire import Assignment, Beat
+from scheduler_service.fleet.backlog import Backlog
+from scheduler_service.fleet.capability import Capability
+from scheduler_service.fleet.directory import Directory
+from scheduler_service.fleet.flights import Flights
+from scheduler_service.fleet.lanes import Lane, lane
+from scheduler_service.fleet.quotas import Ledger
+from scheduler_service.fleet.turns import Turn, Turns
+from scheduler_service.storage.claims import ClaimedTask
+from scheduler_service.storage.tasks import Placement
+
+PATH = 0.001
+START = 1000.0
+EPOCH = 1_700_000_000.0
+"""What the wall clock says at the start, less `START`."""
+
+
+@dataclass(eq=False)
+class Job:
+    """A task: where it waits, how long it runs on a worker of speed 1, and what became of it when."""
+
+    lane: Lane
+    run: float
+    seq: int
+    submitted: float
+    sent: float = 0.0
+    started: float = 0.0
+    ended: float = 0.0
+    by: str = ""
+
+    @property
+    def waited(self) -> float:
+        """Seconds from its submission to its start."""
+        return self.started - self.submitted
+
+
+@dataclass(eq=False)
+class Machine:
+    """A worker: `speed` 0.5 takes twice as long."""
+
+    name: str
+    queues: tuple[str, ...]
+    slots: int
+    speed: float = 1.0
+    busy: int = 0
+    own: deque[Job] = field(default_factory=deque)
+
+
+class Fleet:
+    """A scheduler, a broker and workers.
+
+    Args:
+        max_lanes: as in the settings.
+    """
+
+    def __init__(self, max_lanes: int = 10_000) -> None:
+        self.now = START
+        self.directory = Directory(1e9)
+        self.ledger = Ledger()
+        self.backlog = Backlog(max_lanes, self.ledger.limits, self.ledger.weight_of_key)
+        self.flights = Flights(self.directory, 5000, landed=self.ledger.landed)
+        self.turns = Turns(self.backlog, self.ledger, Capability(self.directory), self.flights)
+        self.flights.share_by(self.ledger.weight_of_queue, self.turns.runnable, self.backlog.keyed)
+        self.stored: dict[int, deque[Job]] = defaultdict(deque)
+        self.work: dict[str, deque[Job]] = defaultdict(deque)
+        self.machines: list[Machine] = []
+        self.done: list[Job] = []
+        self.sent: list[Job] = []
+        self.leases: dict[int, str] = {}
+        self.used: Counter[str] = Counter()
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._serial = count()
+        self._pumping_at = 0.0
+
+    def worker(
+        self,
+        slots: int,
+        *queues: str,
+        speed: float = 1.0,
+        functions: Sequence[str] = (),
+        labels: Sequence[str] = (),
+    ) -> Machine:
+        """A worker comes."""
+        machine = Machine(f"w{len(self.machines)}", queues or ("q",), slots, speed)
+        self.machines.append(machine)
+        beat = Beat(machine.name, 1, list(machine.queues), slots, [], [], capacity=slots, direct=True)
+        beat.functions, beat.labels = list(functions), list(labels)
+        self.directory.hear(beat, self.now)
+        self.after(0.0, self.pump)
+        return machine
+
+    def submit(self, where: Lane, *runs: float) -> list[Job]:
+        """Tasks of one lane are submitted together."""
+        jobs = [Job(where, run, next(self._serial), self.now) for run in runs]
+        where = self.backlog.place(where)
+        for job in jobs:
+            job.lane = where
+        go = self.turns.admit(where, len(jobs), self.now)
+        placements = self.flights.reserve(where.queue, go)
+        self.turns.admitted(where, go, 0, self.now)
+        self._send(jobs[:go], placements, "")
+        if jobs[go:]:
+            self.stored[where.number].extend(jobs[go:])
+            self.backlog.add(where, len(jobs) - go, EPOCH + self.now)
+        self.pump()
+        return jobs
+
+    def after(self, seconds: float, then: Callable[[], None]) -> None:
+        """Something happens later."""
+        heappush(self._events, (self.now + seconds, next(self._serial), then))
+
+    def run(self, until: float) -> None:
+        """Let time pass until so many seconds after the start."""
+        while self._events and self._events[0][0] <= START + until:
+            self.now, _, then = heappop(self._events)
+            then()
+        self.now = START + until
+
+    def run_until(self, over: Callable[[], bool], at_most: float = 1e6) -> None:
+        """Let time pass until something is true."""
+        while not over():
+            assert self._events, "nothing happens any more"
+            assert self._events[0][0] < START + at_most, "it takes too long"
+            self.now, _, then = heappop(self._events)
+            then()
+
+    def pump(self) -> None:
+        """Claim while there is something to claim."""
+        while turns := self.turns.plan(self.now, EPOCH + self.now):
+            for turn in turns:
+                self._claim(turn)
+        again = self.turns.again_at
+        if again is not None and not self.now < self._pumping_at <= again:
+            self._pumping_at = max(again, self.now)
+            self.after(max(0.0, again - self.now), self.pump)
+
+    def _claim(self, turn: Turn) -> None:
+        placements = self.flights.reserve(turn.queue, turn.count)
+        waiting = [self.stored[lane.number] for lane in turn.lanes]
+        jobs: list[Job] = []
+        while len(jobs) < turn.count:
+            heads = [queue for queue in waiting if queue]
+            if not heads:
+                break
+            jobs.append(min(heads, key=lambda queue: queue[0].seq).popleft())
+        self.flights.release(turn.queue, placements[len(jobs) :])
+        found = Counter(job.lane.number for job in jobs)
+        oldest = {job.lane.number: EPOCH + job.submitted for job in jobs}
+        self.turns.settle(turn, found, found, self.now, oldest)
+        self._send(jobs, placements, turn.worker)
+
+    def _send(self, jobs: Sequence[Job], placements: Sequence[Placement], worker: str) -> None:
+        claimed = []
+        for job, placement in zip(jobs, placements, strict=False):
+            assignment = Assignment(str(job.seq), job.lane.task, placement.lease, 1)
+            claimed.append(
+                ClaimedTask(
+                    assignment,
+                    job.lane.queue,
+                    job.lane.priority,
+                    0.0,
+                    placement.number,
+                    lane=job.lane.number,
+                    key=job.lane.key,
+                    worker=worker,
+                )
+            )
+            self.leases[job.seq] = placement.lease
+            job.sent = self.now
+            self.sent.append(job)
+        if jobs:
+            self.flights.launch(claimed, self.now)
+            self.after(PATH, lambda: self._arrive(jobs, worker))
+
+    def _arrive(self, jobs: Sequence[Job], worker: str) -> None:
+        for job in jobs:
+            if worker:
+                next(machine for machine in self.machines if machine.name == worker).own.append(job)
+            else:
+                self.work[job.lane.queue].append(job)
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        progress = True
+        while progress:
+            progress = False
+            for machine in self.machines:
+                queues = [self.work[queue] for queue in machine.queues if self.work[queue]]
+                if machine.own:
+                    queues.append(machine.own)
+                if machine.busy < machine.slots and queues:
+                    progress = True
+                    self._start(machine, min(queues, key=lambda queue: (queue[0].sent, queue[0].seq)).popleft())
+
+    def _start(self, machine: Machine, job: Job) -> None:
+        machine.busy += 1
+        job.started, job.by = self.now, machine.name
+        seconds = job.run / machine.speed
+        self.after(seconds, lambda: self._end(machine, job, seconds))
+
+    def _end(self, machine: Machine, job: Job, seconds: float) -> None:
+        machine.busy -= 1
+        job.ended = self.now
+        self.used[job.lane.queue] += seconds  # type: ignore[assignment]
+        self.done.append(job)
+        self._hand_out()
+        self.after(PATH, lambda: self._apply(job, seconds))
+
+    def _apply(self, job: Job, seconds: float) -> None:
+        self.flights.land(self.leases.pop(job.seq), self.now, seconds)
+        self.pump()
+
+
+def of(queue: str = "q", key: str = "", *, priority: int = 4, task: str = "t", requires: Sequence[str] = ()) -> Lane:
+    """A lane."""
+    return lane(queue, priority, task, key, requires)
