@@ -20,8 +20,8 @@ import click
 from deploy.credentials import State, prepare, write_client_url
 from deploy.local.container import docker_runs
 
-_HERE: Final = Path(__file__).parent
-_COMPOSE_FILE: Final = _HERE / "compose.yaml"
+HERE: Final = Path(__file__).parent
+_COMPOSE_FILE: Final = HERE / "compose.yaml"
 _NEEDS_DOCKER: Final = "this needs a running Docker engine with Compose v2 (`docker compose version`)"
 
 
@@ -73,7 +73,7 @@ class Project:
 @click.option(
     "--state",
     type=click.Path(file_okay=False, path_type=Path),
-    default=_HERE,
+    default=HERE,
     help="Directory of .env and secrets/; by default deploy/.",
 )
 @click.pass_context
@@ -170,7 +170,7 @@ def _revision() -> str:
     if git is None:
         return "unknown"
     done = subprocess.run(  # noqa: S603
-        [git, "-C", str(_HERE), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+        [git, "-C", str(HERE), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
     )
     return done.stdout.strip() or "unknown"
 

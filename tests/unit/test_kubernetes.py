@@ -6,9 +6,8 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jsonschema
 import kubernetes_validate
@@ -22,12 +21,12 @@ from deploy.kubernetes.__main__ import main
 from scheduler_service.settings import SchedulerSettings
 from tests.support.keda import SCALED_OBJECT
 from tests.support.kustomize import Resource, build
+from tests.support.manifests import WORKLOADS, Manifests, allowed, files, given, peers, source
 from worker_service.settings import WorkerSettings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
 OVERLAYS = ("fixed", "keda")
-WORKLOADS = ("rabbitmq", "scheduler", "worker", "prometheus", "grafana")
 SHARED = ("prometheus", "rabbitmq", "grafana", "kubernetes")
 KUBERNETES = "1.37"
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not here")
@@ -42,51 +41,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = CliRunner().invoke(main, ["--state", str(top / "kubernetes")], catch_exceptions=False)
     assert done.exit_code == 0
     return top / "kubernetes"
-
-
-class Manifests(NamedTuple):
-    """What one overlay makes."""
-
-    overlay: str
-    resources: list[Resource]
-
-    def get(self, kind: str, name: str) -> Resource:
-        """The only resource of this kind and name."""
-        (found,) = (each for each in self.of(kind) if each["metadata"]["name"] == name)
-        return found
-
-    def of(self, *kinds: str) -> list[Resource]:
-        return [each for each in self.resources if each["kind"] in kinds]
-
-    def workload(self, name: str) -> Resource:
-        return self.get("Deployment" if name == "worker" else "StatefulSet", name)
-
-    def pod(self, name: str) -> Resource:
-        found: Resource = self.workload(name)["spec"]["template"]["spec"]
-        return found
-
-    def container(self, name: str) -> Resource:
-        (found,) = self.pod(name)["containers"]
-        result: Resource = found
-        return result
-
-    def labels(self) -> list[dict[str, str]]:
-        """The labels of each workload's pods."""
-        return [self.workload(name)["spec"]["template"]["metadata"]["labels"] for name in WORKLOADS]
-
-    def chosen(self, selector: Resource) -> list[str]:
-        """The workloads whose pods a selector means."""
-        wanted = selector.get("matchLabels", {}).items()
-        return [name for name, labels in zip(WORKLOADS, self.labels(), strict=True) if wanted <= labels.items()]
-
-    def ports(self, name: str) -> dict[str, int]:
-        return {port["name"]: port["containerPort"] for port in self.container(name)["ports"]}
-
-    def environment(self, name: str) -> dict[str, Any]:
-        found = {each["name"]: each.get("value") for each in self.container(name).get("env", ())}
-        for source in self.container(name).get("envFrom", ()):
-            found |= self.get("ConfigMap", source["configMapRef"]["name"])["data"]
-        return found
 
 
 @pytest.fixture(params=OVERLAYS, scope="module")
@@ -158,7 +112,7 @@ class TestReferences:
         assert len({mount["mountPath"] for mount in mounts}) == len(mounts)
 
     def test_keys_exist(self, manifests: Manifests, workload: str) -> None:
-        for volume, keys in _given(manifests, workload):
+        for volume, keys in given(manifests, workload):
             for item in volume.get("configMap", {}).get("items", ()):
                 assert item["key"] in keys
             for mount in manifests.container(workload)["volumeMounts"]:
@@ -181,10 +135,10 @@ class TestReferences:
             ],
         }.get(workload, [])
         assert named
-        assert set(named) - set(_files(manifests, workload)) == set()
+        assert set(named) - set(files(manifests, workload)) == set()
 
     def test_everything_given_is_taken(self, manifests: Manifests) -> None:
-        taken = {_source(volume) for name in WORKLOADS for volume in manifests.pod(name)["volumes"]}
+        taken = {source(volume) for name in WORKLOADS for volume in manifests.pod(name)["volumes"]}
         taken |= {("ConfigMap", "worker"), ("Secret", "client")}
         made = {(each["kind"], each["metadata"]["name"]) for each in manifests.of("ConfigMap", "Secret")}
         assert taken - {None} == made
@@ -220,12 +174,7 @@ class TestNetwork:
                 known = {port for name in targets for port in manifests.ports(name).values()}
                 assert {port["port"] for port in rule["ports"]} <= known
             for rule in spec.get("egress", ()):
-                to = [
-                    name
-                    for peer in rule.get("to", ())
-                    for name in manifests.chosen(peer.get("podSelector", {"matchLabels": {"no": "pod"}}))
-                ]
-                known = {port for name in to for port in manifests.ports(name).values()}
+                known = {port for name in peers(manifests, rule, "to") for port in manifests.ports(name).values()}
                 assert {port["port"] for port in rule.get("ports", ())} <= known | {53}
 
     def test_nothing_is_open_that_is_not_named(self, manifests: Manifests) -> None:
@@ -246,15 +195,15 @@ class TestNetwork:
         ],
     )
     def test_who_needs_whom_reaches_it(self, manifests: Manifests, client: str, server: str, port: int) -> None:
-        assert _allowed(manifests, client, server, port, "egress", "to")
-        assert _allowed(manifests, server, client, port, "ingress", "from")
+        assert allowed(manifests, client, server, port, "egress", "to")
+        assert allowed(manifests, server, client, port, "ingress", "from")
 
     @pytest.mark.parametrize(
         ("client", "server", "port"),
         [("grafana", "rabbitmq", 15672), ("prometheus", "rabbitmq", 5672), ("scheduler", "worker", 9464)],
     )
     def test_who_does_not_need_whom_does_not(self, manifests: Manifests, client: str, server: str, port: int) -> None:
-        assert not _allowed(manifests, server, client, port, "ingress", "from")
+        assert not allowed(manifests, server, client, port, "ingress", "from")
 
 
 class TestHardening:
@@ -287,9 +236,9 @@ class TestHardening:
 
     def test_secrets_are_read_by_those_who_need_them(self, manifests: Manifests, workload: str) -> None:
         taken = {
-            source[1]
+            found[1]
             for volume in manifests.pod(workload)["volumes"]
-            if (source := _source(volume)) and source[0] == "Secret"
+            if (found := source(volume)) and found[0] == "Secret"
         }
         assert taken == {"prometheus": set()}.get(workload, {workload})
 
@@ -336,9 +285,9 @@ class TestLikeCompose:
 
     def test_secrets_come_under_the_same_names(self, manifests: Manifests, workload: str) -> None:
         for name in COMPOSE[workload].get("secrets", ()):
-            assert f"/run/secrets/{name}" in _files(manifests, workload)
+            assert f"/run/secrets/{name}" in files(manifests, workload)
 
-    def test_configuration_comes_from_the_same_files(self, manifests: Manifests) -> None:
+    def test_configuration_comes_from_the_samefiles(self, manifests: Manifests) -> None:
         given = {key: text for each in manifests.of("ConfigMap") for key, text in each["data"].items()}
         for file in ("prometheus/prometheus.yml", "prometheus/alerts.yml", "rabbitmq/rabbitmq.conf"):
             assert given[Path(file).name] == (DEPLOY / file).read_text()
@@ -469,44 +418,3 @@ def kustomize(folder: Path) -> list[Resource]:
 
 def _sorted(resources: list[Resource]) -> list[Resource]:
     return sorted(resources, key=lambda each: (each["kind"], each["metadata"]["name"]))
-
-
-def _source(volume: Resource) -> tuple[str, str] | None:
-    if "configMap" in volume:
-        return "ConfigMap", volume["configMap"]["name"]
-    return ("Secret", volume["secret"]["secretName"]) if "secret" in volume else None
-
-
-def _given(manifests: Manifests, workload: str) -> Iterator[tuple[Resource, list[str]]]:
-    """The volumes of a workload that hold given files, and the keys of each."""
-    for volume in manifests.pod(workload)["volumes"]:
-        if source := _source(volume):
-            yield volume, list(manifests.get(*source)["data"])
-
-
-def _files(manifests: Manifests, workload: str) -> Iterator[str]:
-    """The paths of the files that a workload is given."""
-    for volume, keys in _given(manifests, workload):
-        items = volume.get("configMap", {}).get("items") or [{"key": key, "path": key} for key in keys]
-        for mount in manifests.container(workload)["volumeMounts"]:
-            if mount["name"] == volume["name"]:
-                whole = [f"{mount['mountPath']}/{item['path']}" for item in items]
-                yield from [mount["mountPath"]] if "subPath" in mount else whole
-
-
-def _allowed(manifests: Manifests, subject: str, peer: str, port: int, direction: str, key: str) -> bool:
-    """Whether a policy about `subject` lets it talk to, or be talked to by, `peer`."""
-    for policy in manifests.of("NetworkPolicy"):
-        if subject not in manifests.chosen(policy["spec"]["podSelector"]):
-            continue
-        for rule in policy["spec"].get(direction, ()):
-            peers = [
-                name
-                for each in rule.get(key, ())
-                for name in manifests.chosen(each.get("podSelector", {"matchLabels": {"no": "pod"}}))
-            ]
-            if (not rule.get(key) or peer in peers) and (
-                not rule.get("ports") or port in {each["port"] for each in rule["ports"]}
-            ):
-                return True
-    return False
