@@ -27,6 +27,7 @@ from common.wire import (
     OutcomeKind,
     Reply,
     ReturnReason,
+    WorkerAnswer,
     decode,
 )
 
@@ -78,6 +79,8 @@ class StandInWorker:
         redelivered: leases that came redelivered, and were returned.
         renewed: the queues that it was told to subscribe to anew.
         cancelled: the leases that it was told to stop, in order.
+        ordered: what operators told it, in order.
+        obeys: it answers what operators tell it.
         holding: what it holds, by lease; all of it counts as running.
         most: the most that it ever held.
     """
@@ -104,6 +107,8 @@ class StandInWorker:
         self.redelivered: list[str] = []
         self.renewed: list[str] = []
         self.cancelled: list[str] = []
+        self.ordered: list[Control] = []
+        self.obeys = True
         self.holding: dict[str, Assignment] = {}
         self.most = 0
         self._open: list[tuple[Delivery, set[str]]] = []
@@ -181,6 +186,12 @@ class StandInWorker:
         )
         await self.publisher.publish(self._topology.beat_exchange.name, "beat", beat, persistent=False, mandatory=False)
 
+    async def answer(self, token: str, data: bytes = b'{"done":true}') -> None:
+        """Answer what an operator said."""
+        answer = WorkerAnswer(self.name, token, msgspec.Raw(data))
+        exchange = self._topology.beat_exchange.name
+        await self.publisher.publish(exchange, "answer", answer, persistent=False, mandatory=False)
+
     async def reply(self, *outcomes: Outcome) -> None:
         """Send outcomes of whatever lease; then ack the bundles of which all is answered."""
         await self.publisher.publish(
@@ -216,6 +227,10 @@ class StandInWorker:
             self.renewed.append(message.queue)
         elif message.verb is ControlVerb.CANCEL:
             self.cancelled += message.leases
+        elif message.verb is not ControlVerb.PROBE:
+            self.ordered.append(message)
+            if self.obeys:
+                self._soon(self.answer(message.token))
 
     def _arrived(self, delivery: Delivery) -> None:
         assignments = decode(Bundle, delivery.body).tasks
