@@ -4,6 +4,7 @@
 
     start parts ──> running ──SIGTERM──> drain parts ──> stop parts ──> exit 0
                       │                    │ second signal, or the drain's time is over ──> stop parts ──> exit 3
+                      ├ it is worn out ──> drain parts ──> stop parts ──> exit 4
                       └ a part crashed ────────────────────────────────────────────────> stop parts ──> exit 1
 
 Parts start in the order in which they were added, and drain and stop in the reverse order unless the service names
@@ -31,6 +32,8 @@ EXIT_SETTINGS: Final = 2
 """The settings are wrong; nothing was started."""
 EXIT_CUT_SHORT: Final = 3
 """Stopped as asked, but before the drain was complete. What was unfinished is done again elsewhere."""
+EXIT_WORN_OUT: Final = 4
+"""Stopped by itself, after a drain: it holds what only the end of the process gives back. Start it again."""
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _log = logging.getLogger(__name__)
@@ -72,6 +75,7 @@ class Service:
         self._on_draining: list[Callable[[], None]] = []
         self._signals = 0
         self._draining = False
+        self._retiring = False
         self._asked = asyncio.Event()
         self._cut_short = asyncio.Event()
         self._failed = asyncio.Event()
@@ -110,6 +114,14 @@ class Service:
         """Ask the service to drain and stop, as SIGTERM does; asking again cuts the drain short."""
         if self._asked.is_set():
             self._cut_short.set()
+        self._asked.set()
+
+    def retire(self, reason: str) -> None:
+        """Drain and stop with exit code 4, so that a fresh process is started. Nothing happens when it is ending."""
+        if self._asked.is_set() or self._failed.is_set():
+            return
+        self._retiring = True
+        _log.error("worn out, the service drains and ends", extra={"service": self.name, "reason": reason})
         self._asked.set()
 
     async def run(self, *, signals: bool = True) -> int:
@@ -161,6 +173,8 @@ class Service:
             stopped = await self._stop()
         if not stopped or self._failed.is_set():
             code = EXIT_FAILED
+        elif self._retiring and code in (EXIT_OK, EXIT_CUT_SHORT):
+            code = EXIT_WORN_OUT
         _log.info("stopped", extra={"service": self.name, "exit_code": code})
         return code
 
@@ -285,6 +299,7 @@ __all__ = [
     "EXIT_FAILED",
     "EXIT_OK",
     "EXIT_SETTINGS",
+    "EXIT_WORN_OUT",
     "Part",
     "Report",
     "Service",

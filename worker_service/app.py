@@ -168,6 +168,8 @@ class Worker:
             process_slots=settings.processes or os.cpu_count() or 1,
             patience=settings.queue_patience,
             grace=settings.timeout_grace,
+            max_given_up=settings.max_given_up,
+            worn_out=self._retire,
             drain_timeout=settings.drain_timeout,
             telemetry=self.telemetry,
         )
@@ -291,8 +293,14 @@ class Worker:
             draining=lambda: self.service.draining,
             loop_lag=lambda: self.coroutines.lag,
             processes=lambda: self.processes.size,
+            given_up=lambda: self.executor.given_up,
         )
-        checks = {"connected": self._unconnected, "consuming": self._deaf, "replying": self._stuck}
+        checks = {
+            "connected": self._unconnected,
+            "consuming": self._deaf,
+            "replying": self._stuck,
+            "given_up": self._worn_out,
+        }
         return HealthServer(settings.http_host, settings.http_port, registry, checks) if settings.http else None
 
     def _unconnected(self) -> str | None:
@@ -305,3 +313,10 @@ class Worker:
 
     def _stuck(self) -> str | None:
         return self.replier.stuck_reason or None
+
+    def _worn_out(self) -> str | None:
+        given_up, most = self.executor.given_up, self._settings.max_given_up
+        return f"{given_up} task functions that were given up go on, {most} may" if given_up > most else None
+
+    def _retire(self) -> None:
+        self.service.retire(self._worn_out() or "worn out")
