@@ -18,6 +18,7 @@ from typing import Final
 
 from common.background import Background, Report
 from common.errors import StoreError
+from common.failpoints import reached
 from common.states import Rules
 from scheduler_service import operations
 from scheduler_service.operations import Ended
@@ -137,7 +138,9 @@ class Timers:
             self._doubtful = False
         # From here on `expect` may set an earlier moment, for what this look does not see.
         self._next = math.inf
+        await reached("timers.before_commit")
         ripened = await self._store.run(operations.ripen, self._rules, BATCH, self._clock())
+        await reached("timers.after_commit")
         for queue, count in Counter(stored.queue for stored in ripened.due).items():
             self.scheduled(queue, -count)
             self._queued(queue, count)

@@ -162,3 +162,19 @@ async def test_progress_is_shown_while_a_task_is_out(
         await worker.finish()
         await producer.result(id_)
         assert (await producer.status(id_))["progress"] is None
+
+
+async def test_a_filter_that_comes_again_does_not_reach_what_was_submitted_since(
+    scheduler: RunningScheduler, producer: Producer
+) -> None:
+    """Each question may come twice, the second time long after its caller has gone on."""
+    where = Filter(labels={"job": "1"})
+    (old,) = await producer.submit({"options": {"labels": {"job": "1"}}})
+    await stored(scheduler, old)
+    start = await producer.request(Cancel(where))
+    assert start.states == {}
+    (new,) = await producer.submit({"options": {"labels": {"job": "1"}}})
+    await stored(scheduler, old, new)
+    for again in (Cancel(where), Cancel(where, start.next)):
+        await producer.request(again)
+    assert ((await scheduler.task(old)).state, (await scheduler.task(new)).state) == (State.CANCELLED, State.QUEUED)
