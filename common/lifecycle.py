@@ -23,6 +23,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from common.background import Report
+from common.errors import WarrenError
 
 EXIT_OK: Final = 0
 """Stopped as asked, after a complete drain."""
@@ -37,6 +38,10 @@ EXIT_WORN_OUT: Final = 4
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _log = logging.getLogger(__name__)
+
+
+class Retired(WarrenError):
+    """A service drains and ends by itself; the text says why."""
 
 
 class Part(Protocol):
@@ -76,6 +81,7 @@ class Service:
         self._signals = 0
         self._draining = False
         self._retiring = False
+        self._ended: Report | None = None
         self._asked = asyncio.Event()
         self._cut_short = asyncio.Event()
         self._failed = asyncio.Event()
@@ -108,6 +114,7 @@ class Service:
         if self._failed.is_set():
             return
         self._failed.set()
+        self._tell(name, error)
         _log.critical("a part crashed, the service ends", extra={"service": self.name, "part": name}, exc_info=error)
 
     def drain(self) -> None:
@@ -122,6 +129,7 @@ class Service:
             return
         self._retiring = True
         _log.error("worn out, the service drains and ends", extra={"service": self.name, "reason": reason})
+        self._tell("worn out", Retired(reason))
         self._asked.set()
 
     async def run(self, *, signals: bool = True) -> int:
@@ -147,12 +155,16 @@ class Service:
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
 
-    async def begin(self) -> asyncio.Task[int]:
+    async def begin(self, ended: Report | None = None) -> asyncio.Task[int]:
         """Run inside somebody else's process, without signals; returns, once every part has started, what runs.
+
+        Args:
+            ended: told when the service is about to end without having been asked to: which part, and of what.
 
         Raises:
             Exception: whatever keeps it from starting.
         """
+        self._ended = ended
         running = asyncio.create_task(self.run(signals=False), name=self.name)
         started = asyncio.create_task(self.started.wait())
         await asyncio.wait((running, started), return_when=asyncio.FIRST_COMPLETED)
@@ -160,6 +172,11 @@ class Service:
         if running.done():
             running.result()
         return running
+
+    def _tell(self, part: str, error: BaseException) -> None:
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended(part, error)
 
     async def _run(self) -> int:
         code = EXIT_FAILED
@@ -302,6 +319,7 @@ __all__ = [
     "EXIT_WORN_OUT",
     "Part",
     "Report",
+    "Retired",
     "Service",
     "loop_factory",
     "run",

@@ -39,6 +39,7 @@ ELSEWHERE: Final = frozenset(
         "loop_blocked_after",
         "max_crashes",
         "max_depth",
+        "max_given_up",
         "max_queues",
         "max_result_bytes",
         "max_task_bytes",
