@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 import click
 
 from common import failpoints, lifecycle, logs
+from common.garbage import settle
 from common.settings import load as load_settings
 from common.settings import redacted
 from worker_service.app import Worker
@@ -44,8 +44,7 @@ def worker(modules: tuple[str, ...], queues: str | None, config: Path | None, **
     logs.configure(settings.log_level, settings.log_format, "worker")
     failpoints.arm_from(os.environ)
     handlers = load(settings.modules)
-    gc.collect()
-    gc.freeze()  # what is there now stays: no need to look at it in each collection
+    settle()
 
     async def main() -> int:
         service = Worker(settings, handlers)
