@@ -1,8 +1,8 @@
 """Python's cyclic garbage collector, set for a process that serves for long.
 
-The collector looks through all containers that were made lately each time that 700 more of them are alive, and now and
-then through all there are. A service holds thousands of messages at a time and makes hardly any cycles, so most of these
-looks find nothing: they cost the scheduler 8 % of its processor time.
+The collector looks through all containers that were made lately each time that 700 more of them are alive, and now
+and then through all there are. A service holds thousands of messages at a time and makes hardly any cycles, so most of
+these looks find nothing: they cost the scheduler 8 % of its processor time.
 """
 
 from __future__ import annotations
