@@ -24,7 +24,7 @@ from tests.system.workloads import squares
 SIGKILLED = -int(signal.SIGKILL)
 UNFINISHED = ("scheduled", "queued", "dispatched")
 HITS = {"canceller": 2, "dead_letters": 2, "timers": 20, "janitor": 4}
-"""Amid the work: pages of a thousand, pages of two hundred, looks at the clock, batches of two hundred."""
+"""Amid the work: pages of a thousand, pages of two hundred, looks at the clock, batches of a thousand."""
 
 
 def points(part: str) -> list[str]:
@@ -78,7 +78,8 @@ def test_killed_while_cancelling(point: str, start_cluster: StartCluster, note: 
     innocent.join()
     note(cluster.assert_nothing_lost())
     assert running.metric("warren_worker_running") == 0
-    assert sum(cluster.effects.runs()[key] for key in keys) == 20, "only those that ran when they were cancelled"
+    runs = cluster.effects.runs()
+    assert sum(runs[key] for key in keys) == 20, "only those that ran when they were cancelled"
 
 
 def failed(cluster: Cluster, client: Client, keys: range, **options: Any) -> dict[str, int]:
@@ -156,7 +157,7 @@ def test_killed_while_tasks_become_due(point: str, start_cluster: StartCluster, 
 def test_killed_while_forgetting(point: str, start_cluster: StartCluster, tmp_path: Path) -> None:
     history = History(tmp_path / "filled.db")
     history.scheduled("waits", 100)
-    history.finished("old", 3000)
+    history.finished("old", 6000)
     history.finished("brief", 1500, ttl=1.0)
     history.finished("long", 300, ttl=366 * 86_400.0)
     history.finished("young", 300, ago=-3600.0)
