@@ -57,6 +57,7 @@ ELSEWHERE: Final = frozenset(
         "timeout_grace",
         "unknown_function_grace",
         "window_limit",
+        "worker_users",
     }
 )
 """Variables with our prefix that are not fields of the settings being loaded."""

@@ -164,6 +164,7 @@ class Scheduler:
             tell_stored=teller.tell_stored,
             limits=Limits(settings.max_task_bytes, settings.max_depth, 2 * MAX_PACK_BYTES + settings.max_task_bytes),
             result_ttl=settings.result_ttl,
+            workers=(*settings.worker_users, consuming.user),
             telemetry=telemetry,
         )
 

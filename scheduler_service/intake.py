@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from common.broker import BatchConsumer, Connection, Delivery
@@ -88,6 +88,7 @@ class Intake:
         tell_stored: tells stored results by reply queue: of tasks that are terminal already.
         limits: what a submission may be.
         result_ttl: seconds for which a task is kept after its end when it does not say.
+        workers: the broker users who are believed which task submitted another one.
         telemetry: where `Submitted` and `Parked` go.
     """
 
@@ -103,8 +104,10 @@ class Intake:
         tell_stored: TellStored,
         limits: Limits,
         result_ttl: float,
+        workers: Collection[str],
         telemetry: Telemetry,
     ) -> None:
+        self._workers = frozenset(workers)
         self._topology = topology
         self._store = store
         self._dispatcher = dispatcher
@@ -170,6 +173,8 @@ class Intake:
         for task in new:
             if task.message.options is not None:
                 set_times(task, task.message.options, self._result_ttl, now)
+                if task.owner in self._workers:
+                    task.parent = task.message.options.parent
         self._place(new, now)
         mark = self._dispatcher.mark
         try:

@@ -45,6 +45,7 @@ class NewTask(Struct, gc=False):
         expires_at: by when it has to be started, seconds since the epoch, or None.
         ttl: seconds for which it is kept after its end; None: as the setting says.
         aliased: other ids stand for it.
+        parent: the task whose owner becomes its owner, if that task is there; None where nobody who is trusted says so.
     """
 
     message: TaskMessage
@@ -58,6 +59,7 @@ class NewTask(Struct, gc=False):
     expires_at: float | None = None
     ttl: float | None = None
     aliased: bool = False
+    parent: str | None = None
 
     @property
     def options(self) -> str | None:

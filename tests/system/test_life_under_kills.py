@@ -1,4 +1,4 @@
-"""Ten thousand tasks are cancelled or replayed while services die at random moments; many more are forgotten under load.
+"""Ten thousand tasks are cancelled or replayed while services die at random moments; many more forgotten under load.
 
 WARREN_TEST_KILLS_SEED chooses other moments, WARREN_TEST_PRUNED another number of tasks to forget.
 """
