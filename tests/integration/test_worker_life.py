@@ -122,7 +122,7 @@ async def test_a_timeout_is_raised_in_the_function(broker: Broker, namespace: st
         assert error_of(outcome).kind is ErrorKind.TIMEOUT
         assert said(log) == ["TaskTimeout"]
         assert outcome.advice == Advice(retries=2)
-        assert 0.3 <= outcome.run_seconds < 5.0
+        assert 0.25 <= outcome.run_seconds < 5.0  # it counts from a moment before the function begins
         again = assignment("add", 1, 2), assignment("plain_add", 1, 2), assignment("process_add", 1, 2)
         await scheduler.send(*again)
         assert [value_of(await scheduler.outcome(each)) for each in again] == [3, 3, 3]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from common import AsyncClient, call
 from common.broker import BatchConsumer, Delivery, declare
 from common.options import Policy
 from common.wire import Advice, ErrorKind, Isolation, OutcomeKind
 from deploy.local import Broker
+from tests.support.running_scheduler import RunningScheduler
 from tests.support.stand_in_scheduler import RunningWorker, StandInScheduler, assignment, worker_settings
+from worker_service.events import Returned
 
 
 @pytest.mark.parametrize("where", ["on_loop", "in_thread", "in_process"])
@@ -99,7 +104,7 @@ async def test_arguments_and_results_are_checked_everywhere(broker: Broker, name
 
 
 @pytest.mark.parametrize("where", ["in_process", "on_loop_in_process"])
-async def test_a_cancelled_process_is_killed(broker: Broker, namespace: str, where: str, tmp_path: Any) -> None:
+async def test_a_cancelled_process_is_killed(broker: Broker, namespace: str, where: str, tmp_path: Path) -> None:
     settings = worker_settings(broker.url, namespace, processes=1)
     log = tmp_path / "log"
     async with StandInScheduler(broker.url, namespace) as scheduler, RunningWorker(settings) as running:
@@ -141,3 +146,26 @@ async def test_memory_is_limited_in_coroutine_functions_too(broker: Broker, name
             assert error is not None
             assert error.message.startswith("it took more than its memory_limit of 64 MiB")
             assert (await scheduler.outcome(fits)).kind is OutcomeKind.SUCCEEDED
+
+
+async def test_many_slots_and_few_processes_keep_no_task_travelling(
+    broker: Broker, namespace: str, tmp_path: Path
+) -> None:
+    """The scheduler counts slots. What finds no process here goes back after two seconds, not ten times a second."""
+    count, seconds, slots, processes = 200, 0.05, 50, 2
+    settings = worker_settings(broker.url, namespace, slots=slots, processes=processes)
+    async with (
+        RunningScheduler(broker.url, namespace, tmp_path),
+        RunningWorker(settings) as running,
+        AsyncClient(broker.url, namespace=namespace) as client,
+    ):
+        busy: list[int] = []
+        running.worker.telemetry.on(Returned, lambda event: busy.append(event.count))
+        await (await client.submit("process_pid")).result(timeout=20)
+        started = time.monotonic()
+        handles = await client.submit_many(call("sleep_in_c", seconds) for _ in range(count))
+        for handle in handles:
+            await handle.result(timeout=60)
+        took = time.monotonic() - started
+        assert sum(busy) <= slots * took / 2
+        assert took <= 1.5 * count * seconds / processes
