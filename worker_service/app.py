@@ -39,6 +39,7 @@ from worker_service.runtimes import Done
 from worker_service.runtimes.child import ChildRuntime
 from worker_service.runtimes.coroutine import Blockage, CoroutineRuntime
 from worker_service.runtimes.forker import Forker, child_environment
+from worker_service.runtimes.keeper import Keeper
 from worker_service.runtimes.pool import ProcessRuntime
 from worker_service.runtimes.thread import ThreadRuntime
 from worker_service.settings import WorkerSettings
@@ -145,9 +146,15 @@ class Worker:
         self._surroundings = Surrounding(self.reporter, self.submitter)
         self.coroutines = CoroutineRuntime(self._limits, self._finished, self._surroundings, new_loop)
         threads = ThreadRuntime(self._threads(handlers, apart), self._limits, self._finished, self._surroundings)
-        children = ChildRuntime(self._start_forker, self._finished, self._surroundings, self.service.report)
-        self.processes = ProcessRuntime(
+        children = ChildRuntime(
+            Keeper(self._start_forker, "suspects"),
             self._start_forker,
+            self._finished,
+            self._surroundings,
+            self.service.report,
+        )
+        self.processes = ProcessRuntime(
+            Keeper(self._start_forker, "processes"),
             self._finished,
             children.run,
             self._surroundings,
