@@ -76,7 +76,7 @@ class StandInWorker:
         redelivered: leases that came redelivered, and were returned.
         renewed: the queues that it was told to subscribe to anew.
         cancelled: the leases that it was told to stop, in order.
-        holding: what it holds, by lease; all of it counts as running.
+        holding: what it holds, by lease; all of it counts as running, or as waiting if `started` is false.
         most: the most that it ever held.
     """
 
@@ -94,6 +94,7 @@ class StandInWorker:
         self.name = f"stand-in-{new_nonce()}"
         self.decide = decide
         self.queues, self.slots, self.functions = list(queues), slots, list(functions)
+        self.started = True
         self.seen: list[Assignment] = []
         self.bundles: list[int] = []
         self.redelivered: list[str] = []
@@ -161,8 +162,8 @@ class StandInWorker:
             self._number,
             self.queues,
             self.slots,
-            list(self.holding),
-            [],
+            list(self.holding) if self.started else [],
+            [] if self.started else list(self.holding),
             leaving=leaving,
             probe=self._probe,
             functions=self.functions,
