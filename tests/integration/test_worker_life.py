@@ -196,6 +196,23 @@ async def test_what_does_not_end_is_given_up(broker: Broker, namespace: str, gat
 
 
 @pytest.mark.parametrize("name", ["stubborn", "plain_wait_for"])
+async def test_what_ignores_that_it_is_cancelled_keeps_its_slot_until_its_hard_timeout(
+    broker: Broker, namespace: str, gate: str, name: str
+) -> None:
+    settings = worker_settings(broker.url, namespace, slots=1, timeout_grace=0.1, queue_patience=10.0)
+    async with StandInScheduler(broker.url, namespace) as scheduler, RunningWorker(settings) as running:
+        work, behind = assignment(name, gate, policy=Policy(hard_timeout=1.0)), assignment("add", 1, 2)
+        await scheduler.send(work, behind)
+        await until_running(scheduler, running, work)
+        await scheduler.cancel(work)
+        await scheduler.until(lambda: running.worker.executor.running_attempts()[0].context.cancelled, what="the word")
+        assert not scheduler.final(behind)
+        assert (await scheduler.outcome(work)).reason is ReturnReason.CANCELLED
+        assert value_of(await scheduler.outcome(behind)) == 3
+        assert running.worker.executor.given_up == 1
+
+
+@pytest.mark.parametrize("name", ["stubborn", "plain_wait_for"])
 async def test_a_worker_with_too_many_that_were_given_up_makes_room_for_a_fresh_one(
     broker: Broker, namespace: str, gate: str, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
