@@ -85,6 +85,7 @@ class Scheduler:
             queued=dispatcher.queued,
             ended=lambda ended: endings.settle(ended),
             doubt=lambda: in_doubt(),
+            telemetry=telemetry,
             report=service.report,
         )
         endings = Endings(queued=dispatcher.queued, scheduled=timers.scheduled, tell=teller.tell, telemetry=telemetry)

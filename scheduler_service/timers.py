@@ -20,7 +20,9 @@ from common.background import Background, Report
 from common.errors import StoreError
 from common.failpoints import reached
 from common.states import Rules
+from common.telemetry import Telemetry
 from scheduler_service import operations
+from scheduler_service.events import Ripened
 from scheduler_service.operations import Ended
 from scheduler_service.storage.store import Store
 
@@ -42,6 +44,7 @@ class Timers:
         queued: told how many tasks of which queue were queued.
         ended: given what has expired.
         doubt: called when a transaction may or may not have been committed.
+        telemetry: where `Ripened` goes.
         report: told when the loop dies.
         clock: seconds since the epoch.
     """
@@ -54,6 +57,7 @@ class Timers:
         queued: Callable[[str, int], None],
         ended: Callable[[Sequence[Ended]], None],
         doubt: Callable[[], None],
+        telemetry: Telemetry,
         report: Report,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -62,6 +66,7 @@ class Timers:
         self._queued = queued
         self._ended = ended
         self._doubt = doubt
+        self._telemetry = telemetry
         self._clock = clock
         self._waiting: dict[str, int] = {}
         self._doubtful = False
@@ -144,6 +149,9 @@ class Timers:
         for queue, count in Counter(stored.queue for stored in ripened.due).items():
             self.scheduled(queue, -count)
             self._queued(queue, count)
+        if ripened.due:
+            now = self._clock()
+            self._telemetry.emit(Ripened([max(0.0, now - (stored.task.due_at or now)) for stored in ripened.due]))
         if ripened.ended:
             self._ended(ripened.ended)
         if ripened.full:
