@@ -32,7 +32,7 @@ from typing import Final
 
 from common.errors import SettingsError, WarrenError
 
-KNOWN: Final = (
+PATH: Final = (
     "intake.before_commit",
     "intake.after_commit",
     "intake.before_ack",
@@ -50,7 +50,23 @@ KNOWN: Final = (
     "worker.after_confirm",
     "worker.after_ack",
 )
-"""Every failpoint, roughly in the order in which a task passes them."""
+"""Those that every task passes, roughly in this order."""
+
+LIFE: Final = (
+    "canceller.before_commit",
+    "canceller.after_commit",
+    "canceller.after_order",
+    "dead_letters.before_commit",
+    "dead_letters.after_commit",
+    "timers.before_commit",
+    "timers.after_commit",
+    "janitor.before_commit",
+    "janitor.after_commit",
+)
+"""Those that are reached only when something is cancelled, replayed or purged, waits for its time, or is forgotten."""
+
+KNOWN: Final = PATH + LIFE
+"""Every failpoint."""
 
 ACTIONS: Final = ("kill", "exit", "raise", "timeout", "hang")
 _EXIT_CODE = 70

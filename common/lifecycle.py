@@ -4,6 +4,7 @@
 
     start parts ──> running ──SIGTERM──> drain parts ──> stop parts ──> exit 0
                       │                    │ second signal, or the drain's time is over ──> stop parts ──> exit 3
+                      ├ it is worn out ──> drain parts ──> stop parts ──> exit 4
                       └ a part crashed ────────────────────────────────────────────────> stop parts ──> exit 1
 
 Parts start in the order in which they were added, and drain and stop in the reverse order unless the service names
@@ -22,6 +23,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from common.background import Report
+from common.errors import WarrenError
 
 EXIT_OK: Final = 0
 """Stopped as asked, after a complete drain."""
@@ -31,9 +33,15 @@ EXIT_SETTINGS: Final = 2
 """The settings are wrong; nothing was started."""
 EXIT_CUT_SHORT: Final = 3
 """Stopped as asked, but before the drain was complete. What was unfinished is done again elsewhere."""
+EXIT_WORN_OUT: Final = 4
+"""Stopped by itself, after a drain: it holds what only the end of the process gives back. Start it again."""
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _log = logging.getLogger(__name__)
+
+
+class Retired(WarrenError):
+    """A service drains and ends by itself; the text says why."""
 
 
 class Part(Protocol):
@@ -72,6 +80,8 @@ class Service:
         self._on_draining: list[Callable[[], None]] = []
         self._signals = 0
         self._draining = False
+        self._retiring = False
+        self._ended: Report | None = None
         self._asked = asyncio.Event()
         self._cut_short = asyncio.Event()
         self._failed = asyncio.Event()
@@ -104,12 +114,22 @@ class Service:
         if self._failed.is_set():
             return
         self._failed.set()
+        self._tell(name, error)
         _log.critical("a part crashed, the service ends", extra={"service": self.name, "part": name}, exc_info=error)
 
     def drain(self) -> None:
         """Ask the service to drain and stop, as SIGTERM does; asking again cuts the drain short."""
         if self._asked.is_set():
             self._cut_short.set()
+        self._asked.set()
+
+    def retire(self, reason: str) -> None:
+        """Drain and stop with exit code 4, so that a fresh process is started. Nothing happens when it is ending."""
+        if self._asked.is_set() or self._failed.is_set():
+            return
+        self._retiring = True
+        _log.error("worn out, the service drains and ends", extra={"service": self.name, "reason": reason})
+        self._tell("worn out", Retired(reason))
         self._asked.set()
 
     async def run(self, *, signals: bool = True) -> int:
@@ -135,12 +155,16 @@ class Service:
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
 
-    async def begin(self) -> asyncio.Task[int]:
+    async def begin(self, ended: Report | None = None) -> asyncio.Task[int]:
         """Run inside somebody else's process, without signals; returns, once every part has started, what runs.
+
+        Args:
+            ended: told when the service is about to end without having been asked to: which part, and of what.
 
         Raises:
             Exception: whatever keeps it from starting.
         """
+        self._ended = ended
         running = asyncio.create_task(self.run(signals=False), name=self.name)
         started = asyncio.create_task(self.started.wait())
         await asyncio.wait((running, started), return_when=asyncio.FIRST_COMPLETED)
@@ -148,6 +172,11 @@ class Service:
         if running.done():
             running.result()
         return running
+
+    def _tell(self, part: str, error: BaseException) -> None:
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended(part, error)
 
     async def _run(self) -> int:
         code = EXIT_FAILED
@@ -161,6 +190,8 @@ class Service:
             stopped = await self._stop()
         if not stopped or self._failed.is_set():
             code = EXIT_FAILED
+        elif self._retiring and code in (EXIT_OK, EXIT_CUT_SHORT):
+            code = EXIT_WORN_OUT
         _log.info("stopped", extra={"service": self.name, "exit_code": code})
         return code
 
@@ -285,8 +316,10 @@ __all__ = [
     "EXIT_FAILED",
     "EXIT_OK",
     "EXIT_SETTINGS",
+    "EXIT_WORN_OUT",
     "Part",
     "Report",
+    "Retired",
     "Service",
     "loop_factory",
     "run",

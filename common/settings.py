@@ -22,7 +22,7 @@ from msgspec import Meta, Struct
 
 from common.errors import SettingsError
 from common.sources import Value, collect, field_types, is_secret
-from common.urls import check_amqp_url, redact_url
+from common.urls import check_amqp_url, is_memory, redact_url
 
 SECRET: Final = Meta(extra={"secret": True})
 """Marks a field that is never shown: ``password: Annotated[str, SECRET]``. Of a URL only the password is hidden."""
@@ -125,7 +125,14 @@ def load(
             shown = "" if is_secret(types[name]) else f" {value.value!r}"
             faults.append(f"{name}{shown} (from {value.source}): {_lower_first(str(error))}")
     settings = cls(**converted)
-    faults += [f"{fault} ({_sources(fault, values)})" for fault in settings.faults()]
+    found = settings.faults()
+    if issubclass(cls, CommonSettings) and is_memory(settings.amqp_url):
+        # Services that are embedded in a test are not made from here.
+        found.append(
+            f"amqp_url {redact_url(settings.amqp_url)!r} is for tests within one process (common.testing); a service "
+            "that runs by itself needs a broker, amqps://user:password@host/vhost"
+        )
+    faults += [f"{fault} ({_sources(fault, values)})" for fault in found]
     if faults:
         raise SettingsError(faults)
     return settings

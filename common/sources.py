@@ -41,6 +41,7 @@ ELSEWHERE: Final = frozenset(
         "loop_lag_high",
         "max_crashes",
         "max_depth",
+        "max_given_up",
         "max_queues",
         "max_result_bytes",
         "max_task_bytes",
@@ -61,6 +62,7 @@ ELSEWHERE: Final = frozenset(
         "timeout_grace",
         "unknown_function_grace",
         "window_limit",
+        "worker_users",
     }
 )
 """Variables with our prefix that are not fields of the settings being loaded."""

@@ -65,6 +65,11 @@ def check_amqp_url(url: str, *, allow_plaintext: bool) -> list[str]:
     return faults
 
 
+def is_memory(url: str) -> bool:
+    """Whether `url` names a broker in this process's memory, `common.broker.memory`."""
+    return url.lower().startswith("memory:")
+
+
 def _is_loopback(parts: SplitResult) -> bool:
     host = (parts.hostname or "").rstrip(".")
     if host == "localhost" or host.endswith(".localhost"):

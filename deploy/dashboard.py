@@ -114,14 +114,18 @@ def latency() -> list[Panel]:
             "Slowest tasks (p95 of the run)",
             [Query(f"topk(10, histogram_quantile(0.95, {by_task}))", "{{task}}")],
             unit="s",
-            width=12,
         ),
         graph(
             "Wait for a slot, in the worker",
             quantiles("warren_worker_slot_wait_seconds", _Q),
             unit="s",
-            width=12,
             about="Near 100 ms and more: workers are handed more than they have slots for.",
+        ),
+        graph(
+            "Late by the clock",
+            quantiles("warren_due_late_seconds"),
+            unit="s",
+            about="From when a delayed or retried task was due until it was queued.",
         ),
     ]
 
@@ -225,6 +229,35 @@ def trouble() -> list[Panel]:
                 Query(f"sum(increase(warren_worker_undecodable_total{{{_Q}}}[{window}]))", "undecodable work"),
                 Query(f"sum(increase(warren_store_failed_total[{window}]))", "failed commits"),
             ],
+        ),
+        graph(
+            "Failed attempts",
+            [Query(rate("warren_attempts_failed_total", "kind, then", _Q), "{{kind}}, {{then}}")],
+            unit="ops",
+            stacked=True,
+            about="By reason, and what became of the task: `retried` later, or `failed` for good.",
+        ),
+        graph(
+            "Ended by force",
+            [
+                Query(f"sum(increase(warren_worker_given_up_total{{{_Q}}}[{window}]))", "given up, still going on"),
+                Query(
+                    f"sum by (task) (increase(warren_worker_loop_blocked_total[{window}]))", "{{task}} blocked the loop"
+                ),
+                Query(
+                    f"sum by (reason) (increase(warren_worker_process_ends_total[{window}]))", "processes {{reason}}"
+                ),
+            ],
+            about="`recycled` is routine. Given up: task functions that did not end after their hard timeout.",
+        ),
+        graph(
+            "Forgotten",
+            [
+                Query(rate("warren_tasks_pruned_total"), "tasks"),
+                Query(rate("warren_parked_pruned_total"), "parked messages"),
+            ],
+            unit="ops",
+            about="After `result_ttl`. Below completed for days: the store grows.",
         ),
     ]
 

@@ -127,6 +127,7 @@ class Scheduler:
             queued=dispatcher.queued,
             ended=lambda ended: endings.settle(ended),
             doubt=lambda: in_doubt(),
+            telemetry=telemetry,
             report=service.report,
         )
         endings = Endings(queued=dispatcher.queued, scheduled=timers.scheduled, tell=teller.tell, telemetry=telemetry)
@@ -244,6 +245,7 @@ class Scheduler:
             tell_stored=teller.tell_stored,
             limits=Limits(settings.max_task_bytes, settings.max_depth, 2 * MAX_PACK_BYTES + settings.max_task_bytes),
             result_ttl=settings.result_ttl,
+            workers=(*settings.worker_users, consuming.user),
             telemetry=telemetry,
         )
 

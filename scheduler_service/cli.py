@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from common import failpoints, logs
+from common.garbage import settle
 from common.lifecycle import run
 from common.settings import load, redacted
 from scheduler_service.settings import TABLE, SchedulerSettings
@@ -41,7 +42,9 @@ def scheduler(config: Path | None, **overrides: Any) -> None:
     async def main() -> int:
         from scheduler_service.app import Scheduler
 
-        return await Scheduler(settings).run()
+        service = Scheduler(settings)
+        settle()
+        return await service.run()
 
     log.info("starting", extra=redacted(settings))
     sys.exit(run(main))

@@ -240,6 +240,7 @@ class Collector:
         stale = 0
         later: Counter[str] = Counter()
         moments: list[float] = []
+        failed: Counter[tuple[str, str, bool]] = Counter()
         for each in applied:
             stored, task = each.stored, each.task
             if each.verdict is not Verdict.CHANGED or stored is None or task is None:
@@ -249,6 +250,8 @@ class Collector:
                     self._flights.land(getattr(each.report.event, "lease", ""), clock)
                 continue
             event = each.report.event
+            if isinstance(event, Failed):
+                failed[stored.queue, event.error.kind.value, task.state not in TERMINAL] += 1
             if task.state in TERMINAL:
                 ran = isinstance(event, Succeeded | Failed)
                 self._flights.land(stored.task.lease, clock, each.report.run_seconds if ran else None)
@@ -281,6 +284,8 @@ class Collector:
         self._telemetry.emit(events.Replied(len(applied), finished, stale))
         for queue, count in held.items():
             self._telemetry.emit(events.Held(queue, count))
+        for (queue, kind, retried), count in failed.items():
+            self._telemetry.emit(events.AttemptsFailed(queue, kind, retried, count))
 
 
 def _outcomes(delivery: Delivery, refused: list[ParkedMessage]) -> tuple[str, list[Outcome]]:

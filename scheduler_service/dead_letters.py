@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from common.errors import WireError
+from common.failpoints import reached
 from common.questions import Dead, DeadLetters, DeadVerb
 from common.wire import Message, decode
 from scheduler_service import operations
@@ -19,6 +20,7 @@ from scheduler_service.storage.store import Store
 
 SHOWN_BYTES: Final = 4 * 1024 * 1024
 """Payloads in one answer, about."""
+_CHANGING: Final = (DeadVerb.REPLAY, DeadVerb.PURGE)
 _PLACE: Final = re.compile(r"[tp]\d{1,18}|p")
 
 
@@ -50,11 +52,16 @@ class DeadLetterOffice:
         ask = decode(Dead, body)
         if ask.after is not None and not _PLACE.fullmatch(ask.after):
             raise WireError(f"after: {ask.after[:50]!r} is not the `next` of a page")
+        if ask.verb in _CHANGING and ask.after is None and ask.where.ids is None and ask.parked is None:
+            # Every question may come twice, this one also when its caller is long done, and what fails after it
+            # (replays, too) is not meant. So the first answer is only a place, which the next questions repeat.
+            return DeadLetters([], f"t{await self._store.run(operations.beyond)}")
         answer = DeadLetters([], ask.after)
         deadline = time.monotonic() + PATIENCE
         size = 0
         while True:
             try:
+                await reached("dead_letters.before_commit")
                 page = await self._store.run(
                     operations.dead_page,
                     ask,
@@ -64,6 +71,7 @@ class DeadLetterOffice:
                     self._lane_number,
                     time.time(),
                 )
+                await reached("dead_letters.after_commit")
             except BaseException:
                 if ask.verb is DeadVerb.REPLAY:
                     self._doubt()

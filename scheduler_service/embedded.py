@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from common.background import Report
+from common.lifecycle import EXIT_OK
 from common.tasks import TaskFunction
 from scheduler_service import events
 from scheduler_service.app import Scheduler
@@ -59,16 +61,18 @@ class EmbeddedScheduler:
     async def round(self) -> None:
         """Nothing: everything but the store is in the main loop."""
 
-    async def start(self) -> None:
+    async def start(self, ended: Report) -> None:
         """Start, and return when it works.
+
+        Args:
+            ended: told when it is about to end by itself.
 
         Raises:
             Exception: whatever keeps it from starting.
         """
-        self._run = await self._scheduler.service.begin()
+        self._run = await self._scheduler.service.begin(ended)
 
-    async def stop(self) -> None:
-        """Drain and stop."""
+    async def stop(self) -> int:
+        """Drain and stop; its exit code."""
         self._scheduler.service.drain()
-        if self._run is not None:
-            await self._run
+        return EXIT_OK if self._run is None else await self._run

@@ -102,6 +102,32 @@ class Replied(Struct, frozen=True, gc=False):
     stale: int
 
 
+class AttemptsFailed(Struct, frozen=True, gc=False):
+    """Workers said that attempts had failed.
+
+    Attributes:
+        queue: the queue.
+        kind: why, see `common.wire.ErrorKind`.
+        retried: their tasks are run again later; else they have failed.
+        count: how many.
+    """
+
+    queue: str
+    kind: str
+    retried: bool
+    count: int
+
+
+class Ripened(Struct, frozen=True, gc=False):
+    """Scheduled tasks were queued because they were due.
+
+    Attributes:
+        late: seconds from when each was due.
+    """
+
+    late: Sequence[float]
+
+
 class Ended(Struct, frozen=True, gc=False):
     """Tasks became terminal without a reply: cancelled or expired."""
 

@@ -96,10 +96,13 @@ class Inquiries:
         )
         if task.state is State.DISPATCHED:
             running = self._directory.running_at(task.lease)
-            if running is not None:
-                status.state, status.worker = "running", running
             flight = self._flights.by_lease.get(task.lease)
             status.progress = None if flight is None else flight.progress
+            if running is None and status.progress is not None:
+                # It has started, which the worker's next beat will say.
+                running = self._directory.holder(task.lease) or status.worker
+            if running is not None:
+                status.state, status.worker = "running", running
         requires: tuple[str, ...] = ()
         if stored.options is not None:
             options = decode(TaskOptions, stored.options.encode())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -35,7 +35,6 @@ from scheduler_service.storage.tasks import NewTask, Placement
 PREFETCH = 32
 """Submission messages at a time, each of about 1 MiB at most: this bounds the memory of a batch."""
 
-_Name = tuple[str, int, str, str, tuple[str, ...]]
 _Name = tuple[str, int, str, str, tuple[str, ...]]
 Tell = Callable[[Mapping[str, Sequence[TaskResult]]], Awaitable[None]]
 TellStored = Callable[[Mapping[str, Sequence[str]]], Awaitable[None]]
@@ -119,6 +118,7 @@ class Intake:
         tell_stored: tells stored results by reply queue: of tasks that are terminal already.
         limits: what a submission may be.
         result_ttl: seconds for which a task is kept after its end when it does not say.
+        workers: the broker users who are believed which task submitted another one.
         telemetry: where `Submitted` and `Parked` go.
     """
 
@@ -134,8 +134,10 @@ class Intake:
         tell_stored: TellStored,
         limits: Limits,
         result_ttl: float,
+        workers: Collection[str],
         telemetry: Telemetry,
     ) -> None:
+        self._workers = frozenset(workers)
         self._topology = topology
         self._store = store
         self._dispatcher = dispatcher
@@ -201,6 +203,8 @@ class Intake:
         for task in new:
             if task.message.options is not None:
                 set_times(task, task.message.options, self._result_ttl, now)
+                if task.owner in self._workers:
+                    task.parent = task.message.options.parent
         groups = self._grouped(new, now)
         self._place(groups)
         mark, spans = self._dispatcher.mark, self._dispatcher.spans

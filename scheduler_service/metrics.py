@@ -51,6 +51,9 @@ class SchedulerMetrics:
         self._lost = counter("warren_tasks_lost", "Dispatches found in nobody's hands.", "queue")
         self._suspects = counter("warren_suspects", "Lost dispatches whose holder died.", "queue")
         self._parked = counter("warren_parked", "Messages refused and kept.", "origin", "reason")
+        self._failed = counter(
+            "warren_attempts_failed", "Attempts that failed, and whether it was the last one.", "queue", "kind", "then"
+        )
         self._stale = counter("warren_replies_stale", "Outcomes that changed nothing.")
         self._told = counter("warren_told", "Results told to clients.")
         self._unroutable = counter("warren_told_unroutable", "Results whose client was gone.")
@@ -67,6 +70,7 @@ class SchedulerMetrics:
             LONG_SECONDS,
             "queue",
         )
+        self._late = histogram("warren_due_late_seconds", "From when a task was due to when it was queued.", SECONDS)
         self._run = histogram("warren_task_run_seconds", "Run times.", LONG_SECONDS, "queue", "task")
         self._total = histogram("warren_task_total_seconds", "From submission to terminal.", LONG_SECONDS, "queue")
         self._intake = histogram("warren_intake_batch_tasks", "Tasks stored together.", COUNTS)
@@ -82,6 +86,8 @@ class SchedulerMetrics:
         telemetry.on(events.Ended, self._on_ended)
         telemetry.on(events.Returned, self._on_returned)
         telemetry.on(events.Held, lambda event: self._held.labels(self._queue(event.queue)).inc(event.count))
+        telemetry.on(events.AttemptsFailed, self._on_attempts_failed)
+        telemetry.on(events.Ripened, lambda event: self._late.observe_many(event.late))
         telemetry.on(events.Lost, self._on_lost)
         telemetry.on(events.Parked, lambda event: self._parked.labels(event.origin, event.reason).inc(event.count))
         telemetry.on(events.Told, self._on_told)
@@ -132,6 +138,10 @@ class SchedulerMetrics:
         self._returned.labels(queue, event.reason).inc(event.count)
         if event.reason == "redelivered":
             self._redelivered.labels(queue).inc(event.count)
+
+    def _on_attempts_failed(self, event: events.AttemptsFailed) -> None:
+        then = "retried" if event.retried else "failed"
+        self._failed.labels(self._queue(event.queue), event.kind, then).inc(event.count)
 
     def _on_lost(self, event: events.Lost) -> None:
         queue = self._queue(event.queue)

@@ -20,6 +20,8 @@ class SchedulerSettings(CommonSettings, frozen=True, kw_only=True):
         database_url: where tasks are stored, ``sqlite:///file``.
         operators: the broker users who may see, cancel, replay and purge everybody's tasks, and what was parked
             without an owner, and who may change quotas and command workers.
+        worker_users: the broker users of the workers, whose word counts when they say which task submitted another one:
+            it then belongs to that task's owner. The scheduler's own user is always one of them.
         max_task_bytes: the largest arguments (positional and named together) of one task, bytes.
         max_depth: how deep arrays and objects may nest in arguments.
         max_queues: how many work queues clients may bring into being by naming them.
@@ -40,6 +42,7 @@ class SchedulerSettings(CommonSettings, frozen=True, kw_only=True):
     database_url: Annotated[str, SECRET] = "sqlite:///warren.db"
     http_port: Port = 9464
     operators: tuple[str, ...] = ()
+    worker_users: tuple[str, ...] = ("worker",)
     max_task_bytes: Annotated[int, Meta(ge=1024, le=8 * 1024 * 1024)] = 256 * 1024
     max_depth: Annotated[int, Meta(ge=1, le=500)] = 32
     max_queues: Annotated[int, Meta(ge=1, le=10_000)] = 256

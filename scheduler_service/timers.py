@@ -18,8 +18,11 @@ from typing import Final
 
 from common.background import Background, Report
 from common.errors import StoreError
+from common.failpoints import reached
 from common.states import Rules, State
+from common.telemetry import Telemetry
 from scheduler_service import operations
+from scheduler_service.events import Ripened
 from scheduler_service.fleet.lanes import Lane, due, lane_of
 from scheduler_service.operations import Ended
 from scheduler_service.storage.store import Store
@@ -43,6 +46,7 @@ class Timers:
         queued: told how many tasks of which lane were queued, the oldest of them due at which moment.
         ended: given what has expired.
         doubt: called when a transaction may or may not have been committed.
+        telemetry: where `Ripened` goes.
         report: told when the loop dies.
         clock: seconds since the epoch.
     """
@@ -55,6 +59,7 @@ class Timers:
         queued: Callable[[Lane, int, float], None],
         ended: Callable[[Sequence[Ended]], None],
         doubt: Callable[[], None],
+        telemetry: Telemetry,
         report: Report,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -63,6 +68,7 @@ class Timers:
         self._queued = queued
         self._ended = ended
         self._doubt = doubt
+        self._telemetry = telemetry
         self._clock = clock
         self._waiting: dict[str, int] = {}
         self._doubtful = False
@@ -147,7 +153,9 @@ class Timers:
             self._doubtful = False
         # From here on `expect` may set an earlier moment, for what this look does not see.
         self._next = math.inf
+        await reached("timers.before_commit")
         ripened = await self._store.run(operations.ripen, self._rules, BATCH, self._clock())
+        await reached("timers.after_commit")
         for queue, count in Counter(stored.queue for stored in ripened.due).items():
             self.scheduled(queue, -count)
         by_lane: dict[Lane, list[float]] = {}
@@ -155,6 +163,9 @@ class Timers:
             by_lane.setdefault(lane_of(stored), []).append(due(stored))
         for lane, moments in by_lane.items():
             self._queued(lane, len(moments), min(moments))
+        if ripened.due:
+            now = self._clock()
+            self._telemetry.emit(Ripened([max(0.0, now - (stored.task.due_at or now)) for stored in ripened.due]))
         if ripened.ended:
             self._ended(ripened.ended)
         if ripened.full:

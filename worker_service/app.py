@@ -42,6 +42,7 @@ from worker_service.runtimes import Done
 from worker_service.runtimes.child import ChildRuntime
 from worker_service.runtimes.coroutine import CoroutineRuntime
 from worker_service.runtimes.forker import Forker, child_environment
+from worker_service.runtimes.keeper import Keeper
 from worker_service.runtimes.pool import ProcessRuntime
 from worker_service.runtimes.thread import ThreadRuntime
 from worker_service.settings import WorkerSettings
@@ -113,11 +114,17 @@ class Worker:
         self._surroundings = Surrounding(self.reporter, self.submitter)
         self.coroutines = CoroutineRuntime(self._limits, self._finished, self._surroundings, new_loop)
         self.threads = ThreadRuntime(self._threads(able, apart), self._limits, self._finished, self._surroundings)
-        children = ChildRuntime(self._start_forker, self._finished, self._surroundings, self.service.report)
         in_processes = any(handler.in_process for handler in able.values())
         process_slots = settings.processes or os.cpu_count() or 1
-        self.processes = ProcessRuntime(
+        children = ChildRuntime(
+            Keeper(self._start_forker, "suspects"),
             self._start_forker,
+            self._finished,
+            self._surroundings,
+            self.service.report,
+        )
+        self.processes = ProcessRuntime(
+            Keeper(self._start_forker, "processes"),
             self._finished,
             children.run,
             self._surroundings,
@@ -138,6 +145,8 @@ class Worker:
             process_slots=process_slots,
             patience=settings.queue_patience,
             grace=settings.timeout_grace,
+            max_given_up=settings.max_given_up,
+            worn_out=self._retire,
             drain_timeout=settings.drain_timeout,
             telemetry=self.telemetry,
         )
@@ -323,8 +332,14 @@ class Worker:
             paused=lambda: self.executor.paused,
             loop_lag=lambda: self.coroutines.lag,
             processes=lambda: self.processes.size,
+            given_up=lambda: self.executor.given_up,
         )
-        checks = {"connected": self._unconnected, "consuming": self._deaf, "replying": self._stuck}
+        checks = {
+            "connected": self._unconnected,
+            "consuming": self._deaf,
+            "replying": self._stuck,
+            "given_up": self._worn_out,
+        }
         return HealthServer(settings.http_host, settings.http_port, registry, checks) if settings.http else None
 
     def _unconnected(self) -> str | None:
@@ -339,3 +354,10 @@ class Worker:
 
     def _stuck(self) -> str | None:
         return self.replier.stuck_reason or None
+
+    def _worn_out(self) -> str | None:
+        given_up, most = self.executor.given_up, self._settings.max_given_up
+        return f"{given_up} task functions that were given up go on, {most} may" if given_up > most else None
+
+    def _retire(self) -> None:
+        self.service.retire(self._worn_out() or "worn out")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import sys
@@ -15,6 +14,7 @@ import click
 from common import failpoints, lifecycle, logs
 from common.administration import OPERATED
 from common.beside import Beside
+from common.garbage import settle
 from common.settings import load as load_settings
 from common.settings import redacted
 from worker_service.app import Worker
@@ -59,8 +59,7 @@ def run(
     logs.configure(settings.log_level, settings.log_format, "worker")
     failpoints.arm_from(os.environ)
     handlers = load(settings.modules)
-    gc.collect()
-    gc.freeze()  # what is there now stays: no need to look at it in each collection
+    settle()
 
     async def main() -> int:
         service = Worker(settings, handlers)

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from common.background import Report
+from common.lifecycle import EXIT_OK
 from common.tasks import TaskFunction
 from common.testing.clock import ClockLoop
 from worker_service import events
@@ -78,16 +80,18 @@ class EmbeddedWorker:
         if not self._loop.is_closed():
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self._loop))
 
-    async def start(self) -> None:
+    async def start(self, ended: Report) -> None:
         """Start, and return when it works.
+
+        Args:
+            ended: told when it is about to end by itself.
 
         Raises:
             Exception: whatever keeps it from starting.
         """
-        self._run = await self._worker.service.begin()
+        self._run = await self._worker.service.begin(ended)
 
-    async def stop(self) -> None:
-        """Drain and stop."""
+    async def stop(self) -> int:
+        """Drain and stop; its exit code."""
         self._worker.service.drain()
-        if self._run is not None:
-            await self._run
+        return EXIT_OK if self._run is None else await self._run

@@ -7,7 +7,8 @@ run `alone` closes the worker: newcomers go back, what runs is finished, then it
 the whole worker with it no other task is blamed.
 
 What is cancelled or over its hard timeout is ended, and answered as that, however it ends. What does not end is given
-up: it is answered, its slot is free, and its late end changes nothing.
+up (see `endings`). Each one holds a thread or a coroutine for as long as it likes, so when more than `max_given_up` do,
+the worker is worn out: only its end gives back what they hold.
 
 Everything here happens in the main event loop; only batches cross to the runtimes' threads and back.
 """
@@ -17,19 +18,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from enum import Enum, auto
 from typing import Final
 
 from common.options import policy_of
 from common.telemetry import Telemetry
-from common.wire import Isolation, Outcome, ReturnReason
+from common.wire import Isolation, ReturnReason
 from worker_service.attempts import Attempt
 from worker_service.cancellations import Cancellations
 from worker_service.deadlines import Deadlines
+from worker_service.endings import Endings
 from worker_service.events import GivenUp, Started
 from worker_service.handlers import Handler
 from worker_service.line import Line
-from worker_service.results import returned, timed_out
+from worker_service.results import returned
 from worker_service.runtimes import Done, Runtime
 
 ALONE_PATIENCE: Final = 60.0
@@ -39,14 +40,6 @@ PROCESS_PATIENCE: Final = 20
 slots, so there may be many more of them than processes, and sending each back ten times a second helps nobody."""
 
 _log = logging.getLogger(__name__)
-
-
-class Ending(Enum):
-    """What the executor has done to an attempt that runs."""
-
-    CANCELLED = auto()
-    TIMED_OUT = auto()
-    GIVEN_UP = auto()
 
 
 class Executor:
@@ -61,6 +54,8 @@ class Executor:
         process_slots: how many of them in processes.
         patience: seconds that an attempt waits for a slot.
         grace: seconds that an attempt has to end after its hard timeout before it is given up.
+        max_given_up: how many that were given up may go on.
+        worn_out: told when more do.
         drain_timeout: seconds that running attempts have to finish on `drain`.
         telemetry: where `Started` goes.
     """
@@ -79,6 +74,8 @@ class Executor:
         process_slots: int,
         patience: float,
         grace: float,
+        max_given_up: int,
+        worn_out: Callable[[], None],
         drain_timeout: float,
         telemetry: Telemetry,
     ) -> None:
@@ -98,7 +95,9 @@ class Executor:
         self._process_line = Line(patience * PROCESS_PATIENCE)
         self._running: set[Attempt] = set()
         self._in_processes: set[Attempt] = set()
-        self._endings: dict[Attempt, Ending] = {}
+        self._endings = Endings()
+        self._max_given_up = max_given_up
+        self._worn_out = worn_out
         self._cancellations = Cancellations()
         self._deadlines = Deadlines(interrupt=self._interrupt, end=self._end, give_up=self._give_up, grace=grace)
         self._alone: Attempt | None = None
@@ -131,6 +130,11 @@ class Executor:
         alone = self._alone is not None and self._alone not in self._running
         return len(self._line) + len(self._process_line) + alone
 
+    @property
+    def given_up(self) -> int:
+        """How many attempts go on that were given up."""
+        return self._endings.given_up
+
     def next_deadline(self) -> float | None:
         """Seconds until the next timeout of a running attempt; None without any."""
         return self._deadlines.next_in()
@@ -145,7 +149,7 @@ class Executor:
 
     def given_up_by_runtime(self) -> dict[Runtime, list[Attempt]]:
         """The attempts that were given up and have not ended, by what runs them."""
-        return self._by_runtime(each for each, ending in self._endings.items() if ending is Ending.GIVEN_UP)
+        return self._by_runtime(self._endings.going_on())
 
     def resize(self, slots: int) -> None:
         """Run this many attempts at a time from now on. What runs is left alone, also when it is more."""
@@ -189,8 +193,9 @@ class Executor:
 
     def finished(self, done: Sequence[Done]) -> None:
         """Told by the runtimes: these attempts have ended. Their slots are used again at once."""
-        if self._endings:
-            done = self._settled(done)
+        self._ended(self._endings.settled(done))
+
+    def _ended(self, done: Sequence[Done]) -> None:
         running = self._running
         alone = self._alone
         for attempt, _ in done:
@@ -219,8 +224,7 @@ class Executor:
         if dropped:
             self._answer([(each, returned(each.assignment, ReturnReason.CANCELLED)) for each in dropped])
         for attempt in self._running:
-            if attempt.assignment.lease in wanted and attempt not in self._endings:
-                self._endings[attempt] = Ending.CANCELLED
+            if attempt.assignment.lease in wanted and self._endings.cancelled(attempt):
                 self._runtime_of(attempt).cancel(attempt)
         self._start()
 
@@ -387,41 +391,18 @@ class Executor:
         self._runtime_of(attempt).interrupt(attempt)
 
     def _end(self, attempt: Attempt) -> None:
-        self._endings.setdefault(attempt, Ending.TIMED_OUT)
+        self._endings.timed_out(attempt)
         self._runtime_of(attempt).end(attempt)
 
     def _give_up(self, attempt: Attempt) -> None:
-        outcome = self._forced(attempt, None)
+        outcome = self._endings.give_up(attempt)
         assignment = attempt.assignment
         _log.error(
             "a task function does not end after its hard timeout, it is given up and goes on without a slot",
             extra={"task_id": assignment.id, "task": assignment.task, "attempt": assignment.attempt},
         )
         self._telemetry.emit(GivenUp(attempt.bundle.queue, assignment.task))
-        del self._endings[attempt]
         self._runtime_of(attempt).abandon(attempt)
-        self.finished([(attempt, outcome)])
-        self._endings[attempt] = Ending.GIVEN_UP
-
-    def _settled(self, done: Sequence[Done]) -> list[Done]:
-        """`done`, with what was ended by force answered as that, and without what was given up."""
-        settled: list[Done] = []
-        for attempt, outcome in done:
-            ending = self._endings.get(attempt)
-            if ending is None:
-                settled.append((attempt, outcome))
-            elif ending is Ending.GIVEN_UP:
-                _log.warning("a task function that was given up has ended", extra={"task_id": attempt.assignment.id})
-            else:
-                settled.append((attempt, self._forced(attempt, outcome)))
-            self._endings.pop(attempt, None)
-        return settled
-
-    def _forced(self, attempt: Attempt, outcome: Outcome | None) -> Outcome:
-        """The outcome of an attempt that was cancelled or is over its hard timeout, whatever itself says."""
-        if self._endings[attempt] is Ending.CANCELLED:
-            return returned(attempt.assignment, ReturnReason.CANCELLED)
-        seconds = asyncio.get_running_loop().time() - attempt.started
-        assert attempt.policy is not None
-        trace = "" if outcome is None or outcome.error is None else outcome.error.traceback
-        return timed_out(attempt.assignment, attempt.policy, seconds, trace)
+        self._ended([(attempt, outcome)])
+        if self._endings.given_up > self._max_given_up:
+            self._worn_out()

@@ -8,12 +8,13 @@ run. Who raises has to take it first, and so has the run when its function is ov
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import signal
 import threading
 import types
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from common.errors import TaskTimeout
@@ -136,11 +137,13 @@ class SignalInterrupt:
         seconds: from `call` to the exception.
     """
 
-    __slots__ = ("_open", "_seconds")
+    __slots__ = ("_held", "_late", "_open", "_seconds")
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._open = False
+        self._held = False
+        self._late = False
 
     def call(self, function: Callable[..., T], args: Sequence[Any], kwargs: Mapping[str, Any]) -> T:
         """Call `function`.
@@ -159,7 +162,28 @@ class SignalInterrupt:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Raise nothing inside, but at its end: for what must be done as a whole. Not to be nested.
+
+        Raises:
+            TaskTimeout: it came meanwhile.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield  # it is raised in the main thread only
+            return
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        if self._late:
+            self._late = self._open = False
+            raise TaskTimeout
+
     def _alarm(self, number: int, frame: object) -> None:
-        if self._open:
+        if self._open and self._held:
+            self._late = True
+        elif self._open:
             self._open = False
             raise TaskTimeout

@@ -32,8 +32,8 @@ class WorkerMetrics:
         telemetry: where the events come from.
         queues: the worker's queues, whose series exist from the start.
         functions: its task functions; any other name is counted as ``other``.
-        slots, capacity, memory, running, waiting, draining, paused, loop_lag, processes: tell the gauges' values when
-            they are scraped.
+        slots, capacity, memory, running, waiting, draining, paused, loop_lag, processes, given_up: tell the gauges'
+            values when they are scraped.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class WorkerMetrics:
         paused: Callable[[], float],
         loop_lag: Callable[[], float],
         processes: Callable[[], float],
+        given_up: Callable[[], float],
     ) -> None:
         watch_broker(registry, telemetry)
         self._task = LabelBound(len(functions), functions)
@@ -94,6 +95,7 @@ class WorkerMetrics:
         _gauge(registry, "draining", "Whether the worker takes no more tasks (1).", draining)
         _gauge(registry, "loop_lag_seconds", "How late the coroutine functions' event loop is.", loop_lag)
         _gauge(registry, "processes", "Processes of the pool.", processes)
+        _gauge(registry, "given_up_running", "Task functions that were given up and go on.", given_up)
         for event, callback in (
             (Received, self._on_received),
             (Started, self._on_started),

@@ -30,6 +30,8 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
         processes: how many processes run the task functions with ``runtime="process"``; 0 for one for each core.
         process_tasks: how many tasks one of them runs before another one takes its place.
         timeout_grace: seconds that a task function has to end after its hard timeout before it is given up.
+        max_given_up: how many task functions that were given up may go on; with one more the worker drains and ends
+            with exit code 4, since only that gives back what they hold.
         loop_blocked_after: seconds after which a coroutine function that blocks the event loop is named in the log.
         memory_high: bytes of the worker's process and its children above which it takes fewer tasks at a time; 0 for
             never.
@@ -57,6 +59,7 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
     processes: Annotated[int, Meta(ge=0, le=1000)] = 0
     process_tasks: Annotated[int, Meta(ge=1)] = 1000
     timeout_grace: Annotated[float, Meta(ge=0.01, le=600)] = 1.0
+    max_given_up: Annotated[int, Meta(ge=0, le=10_000)] = 100
     loop_blocked_after: Annotated[float, Meta(ge=0.05, le=600)] = 1.0
     memory_high: Annotated[int, Meta(ge=0)] = 0
     loop_lag_high: Annotated[float, Meta(ge=0, le=600)] = 0.0

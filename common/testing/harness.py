@@ -14,15 +14,19 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import entry_points
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, cast
 
+from common.background import Report
 from common.broker import memory
 from common.client.aio import AsyncClient, AsyncHandle
 from common.errors import HarnessError, ResultTimeout
+from common.lifecycle import EXIT_FAILED
 from common.tasks import TaskFunction, registry
 from common.testing.clock import Clock, movable
+from common.testing.crash import Crash, GuardedClient
 
 GROUP: Final = "warren.embedded"
 LONGEST_STEP: Final = 600.0
@@ -52,11 +56,11 @@ class Embedded(Protocol):
     async def round(self) -> None:
         """Come round once through each of its threads."""
 
-    async def start(self) -> None:
-        """Start, and return when it works."""
+    async def start(self, ended: Report) -> None:
+        """Start, and return when it works; `ended` is told when it is about to end by itself."""
 
-    async def stop(self) -> None:
-        """Drain and stop."""
+    async def stop(self) -> int:
+        """Drain and stop; its exit code."""
 
 
 class WarrenTest:
@@ -71,7 +75,8 @@ class WarrenTest:
 
     Raises:
         HarnessError: on entering: no asyncio event loop runs here or its clock cannot be put forward, a service is not
-            installed, or another harness runs in this process.
+            installed, or another harness runs in this process. On leaving: a service has crashed, which is its cause;
+            what the test awaits at that moment is cancelled.
 
     Attributes:
         client: an `AsyncClient`, connected.
@@ -108,6 +113,7 @@ class WarrenTest:
         self._services: list[Embedded] = []
         self._clock = Clock()
         self._stack = AsyncExitStack()
+        self._crash = Crash()
 
     async def __aenter__(self) -> Self:
         if self._services:
@@ -123,17 +129,29 @@ class WarrenTest:
             stack.callback(self._services.clear)
             for name in ("scheduler", "worker"):
                 service = _service(name)(shared | self._settings[name], folder, self._tasks, self._clock.wakes)
-                await _start(service)
-                stack.push_async_callback(service.stop)
+                await _start(service, partial(self._ended, name))
+                stack.push_async_callback(self._stop, name, service)
                 self._services.append(service)
-            self.client = await stack.enter_async_context(AsyncClient(url, namespace=NAMESPACE))
+            self.client = await stack.enter_async_context(GuardedClient(self._crash, url, namespace=NAMESPACE))
+            self._crash.guard(self.client)
             self._stack = stack.pop_all()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        cancelled = await self._crash.leave(error)
         await self._stack.aclose()
+        if not cancelled:
+            self._crash.raise_over(error)
+
+    def _ended(self, service: str, part: str, error: BaseException) -> None:
+        """A service is about to end by itself: whoever waits for it would wait for ever."""
+        self._crash.happened(service, part, error)
+
+    async def _stop(self, name: str, service: Embedded) -> None:
+        if await service.stop() == EXIT_FAILED:
+            self._crash.happened(name, "its end", RuntimeError("it could not stop, the log says why"))
 
     def now(self) -> datetime:
         """The time by the clock that is put forward, in UTC; `datetime.now` always shows the real one."""
@@ -196,6 +214,7 @@ class WarrenTest:
     async def _calm(self) -> None:
         calm, seen = 0, -1
         while calm < CALM:
+            self._crash.check()
             await asyncio.sleep(0)
             for service in self._services:
                 await service.round()
@@ -257,10 +276,10 @@ def _service(name: str) -> Callable[..., Embedded]:
     raise HarnessError(f"the {name} is not installed: {why}; pip install 'warren[scheduler,worker]'")
 
 
-async def _start(service: Embedded) -> None:
+async def _start(service: Embedded, ended: Report) -> None:
     try:
         async with asyncio.timeout(START_TIMEOUT):
-            await service.start()
+            await service.start(ended)
     except BaseException:
         with suppress(Exception):
             await service.stop()

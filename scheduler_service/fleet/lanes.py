@@ -1,9 +1,9 @@
 """Lanes: what queued tasks have in common that deciding about their turn looks at.
 
 A lane is a queue, a priority, a task function, a fairness key and a set of required labels. Inside a lane nothing is
-left to decide but store order, so the scheduler decides between lanes, of which it keeps the numbers, and the store finds
-the next tasks of a lane by one index. The number of a lane is computed from what it is, so nobody has to hand it out or
-to keep it, and it is the same for every scheduler.
+left to decide but store order, so the scheduler decides between lanes, of which it keeps the numbers, and the store
+finds the next tasks of a lane by one index. The number of a lane is computed from what it is, so nobody has to hand it
+out or to keep it, and it is the same for every scheduler.
 """
 
 from __future__ import annotations

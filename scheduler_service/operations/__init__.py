@@ -34,6 +34,7 @@ from scheduler_service.operations.pruning import Pruned, prune, prune_own
 from scheduler_service.operations.rearranging import LaneNumber, RearrangedPage, rearrange
 from scheduler_service.operations.searching import CancelledPage, cancel, leases_of, list_tasks
 from scheduler_service.storage.parked import park
+from scheduler_service.storage.search import beyond
 
 __all__ = [
     "Accepted",
@@ -55,6 +56,7 @@ __all__ = [
     "accept_carefully",
     "add_queue",
     "apply",
+    "beyond",
     "cancel",
     "claim",
     "count_scheduled",

@@ -69,6 +69,7 @@ def accept(
     Raises:
         StoreConflict: one of the ids is known: use `accept_carefully`. (Raised by the store that runs this.)
     """
+    _inherit(connection, new)
     keyed = [task for task in new if task.message.options is not None and task.refusal is None and _places(task)]
     accepted = Accepted(list(new), [], [])
     if keyed:
@@ -97,6 +98,7 @@ def accept_carefully(
     Same id and same content is the same submission: nothing is stored, and its results are told where it says now.
     Same id and other content is parked; what was stored first is untouched.
     """
+    _inherit(connection, new)
     ids = [task.message.id for task in new]
     contents = tasks.contents(connection, ids)
     known = tasks.load(connection, ids)
@@ -121,6 +123,17 @@ def accept_carefully(
     accepted.known = list(same.values())
     accepted.conflicts += conflicts
     return accepted
+
+
+def _inherit(connection: Connection, new: Sequence[NewTask]) -> None:
+    """Give children to the owners of their parents. (A transaction may be run twice, and so may this.)"""
+    named = {task.parent: None for task in new if task.parent is not None}
+    if not named:
+        return
+    parents = tasks.load(connection, list(named))
+    for task in new:
+        if task.parent in parents:
+            task.owner = parents[task.parent].owner
 
 
 def _content(task: NewTask) -> tasks.Content:

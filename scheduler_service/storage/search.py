@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from msgspec import Struct
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, func, select, text
 
 from scheduler_service.storage.schema import tasks
 
@@ -24,6 +24,11 @@ class Glimpse(Struct, gc=False):
     owner: str
     submitted_at: float
     options: str | None
+
+
+def beyond(connection: Connection) -> int:
+    """A place before which every task is that there is now."""
+    return 1 + (connection.execute(select(func.max(tasks.c.seq))).scalar() or 0)
 
 
 def walk(connection: Connection, before: int | None, *, failed: bool = False) -> list[Glimpse]:

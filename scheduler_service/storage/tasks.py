@@ -46,6 +46,7 @@ class NewTask(Struct, gc=False):
         ttl: seconds for which it is kept after its end; None: as the setting says.
         aliased: other ids stand for it.
         lane: the number of the lane in which it waits, or would.
+        parent: the task whose owner becomes its owner, if that task is there; None where nobody who is trusted says so.
     """
 
     message: TaskMessage
@@ -60,6 +61,7 @@ class NewTask(Struct, gc=False):
     ttl: float | None = None
     aliased: bool = False
     lane: int = 0
+    parent: str | None = None
 
     @property
     def options(self) -> str | None:

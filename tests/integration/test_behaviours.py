@@ -231,6 +231,52 @@ async def test_a_hard_timeout_ends_what_does_not_mind(world: World, token: str) 
     assert tasks.seen[token][-1] == "CancelledError"
 
 
+@pytest.mark.parametrize(
+    ("function", "sees"),
+    [(tasks.hold, "CancelledError"), (tasks.hold_in_thread, "TaskTimeout")],
+    ids=["coroutine", "thread"],
+)
+async def test_a_hard_timeout_alone_ends_it_too(world: World, token: str, function: Any, sees: str) -> None:
+    handle = await world.client.options(hard_timeout=0.3).submit(function, token)
+    await running(world, token)
+    await world.advance(0.4)
+    error = await failure(handle)
+    assert (error.kind, error.type) == (ErrorKind.TIMEOUT, "TaskTimeout")
+    assert "after its hard timeout of 0.3 s" in error.message
+    await eventually(lambda: tasks.seen[token] == ["begun", sees])
+
+
+@pytest.mark.parametrize(
+    ("function", "sees"),
+    [(tasks.hold_stubbornly, "CancelledError"), (tasks.hold_stubbornly_in_thread, "TaskTimeout")],
+    ids=["coroutine", "thread"],
+)
+async def test_what_ignores_its_hard_timeout_fails_all_the_same_and_loses_its_slot(
+    world: World, token: str, function: Any, sees: str
+) -> None:
+    options = world.client.options(hard_timeout=0.2)
+    stuck = [await options.submit(function, token) for _ in range(SLOTS)]
+    await running(world, token, SLOTS)
+    await world.advance(0.8)
+    for handle in stuck:
+        assert (await failure(handle)).kind == ErrorKind.TIMEOUT
+    assert await (await world.client.submit(tasks.add, 1, 1)).result(timeout=LONG) == 2
+    assert await (await world.client.submit(tasks.note, token, "a thread too")).result(timeout=LONG) == "a thread too"
+    tasks.gates[token].set()
+    await eventually(lambda: tasks.seen[token].count("ended") == SLOTS)
+    assert tasks.seen[token].count(sees) == SLOTS
+    for handle in stuck:
+        assert (await handle.status()).state == "failed", "its late end changes nothing"
+
+
+async def test_a_hard_timeout_is_retried_as_any_failure(world: World, token: str) -> None:
+    options = world.client.options(hard_timeout=0.2, retries=1, backoff=tasks.SHORTLY)
+    handle = await options.submit(tasks.hold, token)
+    await world.advance(0.9)
+    assert (await failure(handle)).kind == ErrorKind.TIMEOUT
+    assert tasks.seen[token] == ["begun", "CancelledError"] * 2
+
+
 async def test_what_is_scheduled_is_cancelled(world: World, token: str) -> None:
     handle = await world.client.options(delay=0.3).submit(tasks.note, token, "never")
     assert await handle.cancel() == "cancelled"

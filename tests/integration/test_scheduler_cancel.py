@@ -149,16 +149,39 @@ async def test_either_id_of_an_alias_cancels_and_both_are_told(scheduler: Runnin
 async def test_progress_is_shown_while_a_task_is_out(
     scheduler: RunningScheduler, producer: Producer, worker: StandInWorker
 ) -> None:
+    worker.started = False
     async with worker:
         await scheduler.hears(worker)
         (id_,) = await producer.submit()
         await eventually(lambda: worker.holding)
         (lease,) = worker.holding
+        await eventually(lambda: scheduler.scheduler._directory.holder(lease))
+        assert (await producer.status(id_))["state"] == "dispatched"
         report = ProgressReport(worker.name, {lease: Progress(3, 10, "reading", 5.0), "nobody's": Progress(1)})
         await worker.publisher.publish(f"{producer.topology.namespace}.beat", "beat", report, mandatory=False)
         flight = scheduler.scheduler._flights.by_lease[lease]
         await eventually(lambda: flight.progress)
-        assert (await producer.status(id_))["progress"] == Progress(3, 10, "reading", 5.0)
+        status = await producer.status(id_)
+        assert status["progress"] == Progress(3, 10, "reading", 5.0)
+        assert (status["state"], status["worker"]) == ("running", worker.name), (
+            "progress proves it before the beat does"
+        )
         await worker.finish()
         await producer.result(id_)
         assert (await producer.status(id_))["progress"] is None
+
+
+async def test_a_filter_that_comes_again_does_not_reach_what_was_submitted_since(
+    scheduler: RunningScheduler, producer: Producer
+) -> None:
+    """Each question may come twice, the second time long after its caller has gone on."""
+    where = Filter(labels={"job": "1"})
+    (old,) = await producer.submit({"options": {"labels": {"job": "1"}}})
+    await stored(scheduler, old)
+    start = await producer.request(Cancel(where))
+    assert start.states == {}
+    (new,) = await producer.submit({"options": {"labels": {"job": "1"}}})
+    await stored(scheduler, old, new)
+    for again in (Cancel(where), Cancel(where, start.next)):
+        await producer.request(again)
+    assert ((await scheduler.task(old)).state, (await scheduler.task(new)).state) == (State.CANCELLED, State.QUEUED)

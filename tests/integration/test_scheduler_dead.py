@@ -159,3 +159,21 @@ async def test_a_bad_question_is_parked_and_stops_no_other(
     await eventually(lambda: scheduler.parked["request", "undecodable"])
     missing = new_task_id()
     assert await producer.cancel(missing) == {}
+
+
+@pytest.mark.parametrize("verb", [DeadVerb.REPLAY, DeadVerb.PURGE])
+async def test_what_fails_after_the_first_question_is_not_meant(
+    scheduler: RunningScheduler, producer: Producer, worker: StandInWorker, verb: DeadVerb
+) -> None:
+    """Each question may come twice; replays that have failed by then are not replayed, nor purged unseen."""
+    async with worker:
+        (old,) = await producer.submit()
+        await producer.result(old)
+        start = await producer.request(Dead(verb))
+        assert start.letters == []
+        (new,) = await producer.submit()
+        await producer.result(new)
+        for after in (None, start.next):
+            await producer.request(Dead(verb, after=after))
+        (done,) = [each for each in await pages(producer, DeadVerb.LIST) if each.id == new]
+        assert done.replayed_as == ""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from common.ids import new_task_id
 from common.options import Backoff, BackoffKind, Policy
@@ -16,6 +17,7 @@ from common.questions import AskKind
 from common.states import State
 from common.wire import Advice, Assignment, ErrorKind, Outcome, ReturnReason
 from deploy.local import Broker
+from scheduler_service import events
 from tests.support.producer import Producer
 from tests.support.running_scheduler import RunningScheduler
 from tests.support.stand_in_worker import StandInWorker, fail, give_back, hold, succeed
@@ -252,3 +254,19 @@ async def test_keys_are_each_users_own_and_the_same_submission_again_is_no_alias
         await producer.result(task["id"])
         assert Counter(each.id for each in worker.seen) == {task["id"]: 1}
         assert scheduler.parked == {}
+
+
+async def test_each_failed_attempt_is_counted_with_its_reason_and_with_what_follows(
+    scheduler: RunningScheduler, producer: Producer, worker: StandInWorker
+) -> None:
+    counted: Counter[tuple[str, str, bool]] = Counter()
+
+    def count(event: events.AttemptsFailed) -> None:
+        counted[event.queue, event.kind, event.retried] += event.count
+
+    scheduler.scheduler.telemetry.on(events.AttemptsFailed, count)
+    worker.decide = lambda each: replace(fail(each), advice=QUICK)
+    async with worker:
+        (id_,) = await producer.submit(with_options(retries=2))
+        await producer.result(id_)
+    assert counted == {("default", "exception", True): 2, ("default", "exception", False): 1}

@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import Connection
 
 from common.states import State
-from scheduler_service import timers
+from common.telemetry import Telemetry
+from scheduler_service import events, timers
 from scheduler_service.fleet.lanes import Lane
 from scheduler_service.operations import Ended
 from scheduler_service.storage.store import Store
@@ -35,8 +36,18 @@ class Watched:
         self.clock = Clock()
         self.queued: Counter[str] = Counter()
         self.ended: list[str] = []
+        self.late: list[float] = []
+        telemetry = Telemetry()
+        telemetry.on(events.Ripened, lambda event: self.late.extend(event.late))
         self.timers = Timers(
-            store, RULES, queued=self._queue, ended=self._end, doubt=self._doubt, report=self._report, clock=self.clock
+            store,
+            RULES,
+            queued=self._queue,
+            ended=self._end,
+            doubt=self._doubt,
+            telemetry=telemetry,
+            report=self._report,
+            clock=self.clock,
         )
 
     def _queue(self, lane: Lane, count: int, since: float) -> None:
@@ -140,3 +151,11 @@ async def test_what_waits_is_found_by_its_index(store: Store) -> None:
     due, over = await store.run(plans)
     assert "ix_tasks_due (due_at<?)" in due
     assert "ix_tasks_expiring (expires_at" in over
+
+
+async def test_how_late_each_task_was_queued_is_told(store: Store, watched: Watched) -> None:
+    await accept(store, new(due_at=NOW + 10), new(due_at=NOW + 12.5))
+    watched.clock.now = NOW + 13
+    watched.timers.expect(NOW + 10)
+    await eventually(lambda: len(watched.late) == 2)
+    assert sorted(watched.late) == [0.5, 3.0]

@@ -108,6 +108,29 @@ async def never_mind(token: str) -> None:
             raise
 
 
+@task(name="behave.hold_stubbornly")
+async def hold_stubbornly(token: str) -> None:
+    """Ends when its gate opens, whatever is done to it."""
+    seen[token].append("begun")
+    while not gates[token].is_set():
+        try:
+            await asyncio.sleep(0.01)
+        except asyncio.CancelledError:
+            seen[token].append("CancelledError")
+    seen[token].append("ended")
+
+
+@task(name="behave.hold_stubbornly_in_thread")
+def hold_stubbornly_in_thread(token: str) -> None:
+    seen[token].append("begun")
+    while not gates[token].is_set():
+        try:
+            gates[token].wait(60)
+        except TaskTimeout:
+            seen[token].append("TaskTimeout")
+    seen[token].append("ended")
+
+
 @task(name="behave.report")
 async def report(token: str) -> None:
     ctx.progress(3, 10, "at work")

@@ -136,7 +136,7 @@ class Cluster:
     def client(self, **settings: Any) -> Client:
         """Return a client, closed at the end."""
         settings.setdefault("heartbeat", 5)
-        client = Client(self._client_url, namespace=self.namespace, **settings)
+        client = Client(settings.pop("amqp_url", self._client_url), namespace=self.namespace, **settings)
         self.clients.append(client)
         return client
 

@@ -81,7 +81,7 @@ class StandInWorker:
         cancelled: the leases that it was told to stop, in order.
         ordered: what operators told it, in order.
         obeys: it answers what operators tell it.
-        holding: what it holds, by lease; all of it counts as running.
+        holding: what it holds, by lease; all of it counts as running, or as waiting if `started` is false.
         most: the most that it ever held.
     """
 
@@ -102,6 +102,7 @@ class StandInWorker:
         self.decide = decide
         self.queues, self.slots, self.functions = list(queues), slots, list(functions)
         self.labels, self.direct = list(labels), direct
+        self.started = True
         self.seen: list[Assignment] = []
         self.bundles: list[int] = []
         self.redelivered: list[str] = []
@@ -175,8 +176,8 @@ class StandInWorker:
             self._number,
             self.queues,
             self.slots,
-            list(self.holding),
-            [],
+            list(self.holding) if self.started else [],
+            [] if self.started else list(self.holding),
             leaving=leaving,
             probe=self._probe,
             functions=self.functions,

@@ -9,8 +9,11 @@ import signal
 import sys
 import threading
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from common.context import ctx
 from common.errors import Fail, Retry, TaskTimeout
@@ -341,6 +344,61 @@ async def report_on_loop(count: int, seconds: float) -> None:
 
 task(name="report_in_thread")(_report)
 task(name="report_in_process", runtime="process")(_report)
+
+
+def _report_and_wait(seconds: float) -> None:
+    for number in (1, 2, 3):
+        ctx.progress(number, 3)
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends and not ctx.cancelled:
+        time.sleep(0.01)
+
+
+@task
+async def report_and_wait_on_loop(seconds: float) -> None:
+    for number in (1, 2, 3):
+        ctx.progress(number, 3)
+    await asyncio.sleep(seconds)
+
+
+task(name="report_and_wait_in_thread")(_report_and_wait)
+task(name="report_and_wait_in_process", runtime="process")(_report_and_wait)
+
+
+@task(runtime="process")
+def submit_for_ever() -> None:
+    while True:
+        ctx.submit("add", 1, 1)
+
+
+class Moment(msgspec.Struct):
+    at: datetime
+    n: int
+
+
+def _check(moments: list[Moment], *, give: str = "") -> Any:
+    if give == "Retry":
+        raise Retry(after=7)
+    if give == "Fail":
+        raise Fail("no use")
+    if give:
+        return {"object": object(), "nan": float("nan")}[give]
+    return [moments[0].at, moments[0].n]
+
+
+async def _check_on_loop(moments: list[Moment], *, give: str = "") -> Any:
+    return _check(moments, give=give)
+
+
+task(name="check_on_loop")(_check_on_loop)
+task(name="check_in_thread")(_check)
+task(name="check_in_process", runtime="process")(_check)
+task(name="check_on_loop_in_process", runtime="process")(_check_on_loop)
+
+
+@task(runtime="process")
+async def grow_on_loop_in_process(mebibytes: int) -> int:
+    return len(b"x" * (mebibytes * 1024 * 1024))
 
 
 @task

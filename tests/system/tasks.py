@@ -55,6 +55,13 @@ async def count_up(key: int, steps: int, seconds: float) -> int:
 
 
 @task
+async def have_child(key: int) -> str:
+    """Submit a task that squares `key`; return its id."""
+    record(key)
+    return await ctx.submit("square", key)
+
+
+@task
 async def fail(key: int) -> None:
     """Raise."""
     record(key)

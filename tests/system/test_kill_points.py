@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from common.failpoints import KNOWN
+from common.failpoints import PATH
 from tests.support.conditions import wait_until
 from tests.support.journal import outcomes
 from tests.support.services import ServiceProcess
@@ -23,9 +23,8 @@ SIGKILLED = -int(signal.SIGKILL)
 HITS = {"store.after_commit": 12, "worker.before_start": 40, "worker.after_start": 40}
 USUAL_HIT = 4
 
-POINTS = list(dict.fromkeys(KNOWN))
-OF_SCHEDULER = [name for name in POINTS if not name.startswith("worker.")]
-OF_WORKER = [name for name in POINTS if name.startswith("worker.")]
+OF_SCHEDULER = [name for name in PATH if not name.startswith("worker.")]
+OF_WORKER = [name for name in PATH if name.startswith("worker.")]
 
 
 def armed(point: str, action: str, folder: Path) -> dict[str, str]:
@@ -78,7 +77,7 @@ STEPS_THAT_FAIL = (
 )
 ALL_STEPS = [
     pytest.param(step, marks=[] if step in STEPS_THAT_FAIL else pytest.mark.chaos)
-    for step in (f"{point}:{action}" for point in POINTS for action in ("raise", "timeout"))
+    for step in (f"{point}:{action}" for point in PATH for action in ("raise", "timeout"))
     if not step.startswith(("worker.before_start", "worker.after_start"))  # those are faults of the task
 ]
 

@@ -309,6 +309,7 @@ def exported() -> set[str]:
         paused=lambda: 0.0,
         loop_lag=lambda: 0.0,
         processes=lambda: 0.0,
+        given_up=lambda: 0.0,
     )
     return series_names(scheduler.registry) | series_names(worker)
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from common.background import Background, Periodic, StrayCancellation
-from common.lifecycle import EXIT_CUT_SHORT, EXIT_FAILED, EXIT_OK, Service, run
+from common.lifecycle import EXIT_CUT_SHORT, EXIT_FAILED, EXIT_OK, EXIT_WORN_OUT, Service, run
 
 Step = Callable[[], Awaitable[None]]
 
@@ -156,6 +156,29 @@ async def test_a_part_that_crashes_ends_the_service_with_one_line(how: str, capl
     assert record.getMessage() == "a part crashed, the service ends"
     assert vars(record)["part"] == "a.loop"
     assert record.exc_info is not None
+
+
+async def test_a_worn_out_service_drains_and_says_so_with_its_exit_code(caplog: pytest.LogCaptureFixture) -> None:
+    journal = Journal()
+    service = Service("test")
+    service.add(Recorder("a", journal))
+    running = asyncio.create_task(service.run())
+    await journal.reached("a.start")
+    service.retire("too many of them")
+    service.retire("more of them")
+    assert await running == EXIT_WORN_OUT
+    assert journal == ["a.start", "a.drain", "a.stop"]
+    assert [each.reason for each in caplog.records if each.message.startswith("worn out")] == ["too many of them"]  # type: ignore[attr-defined]
+
+
+async def test_a_service_that_was_asked_to_end_is_not_worn_out() -> None:
+    service = Service("test")
+    service.add(Recorder("a", Journal()))
+    running = asyncio.create_task(service.run())
+    await service.started.wait()
+    service.drain()
+    service.retire("too late")
+    assert await running == EXIT_OK
 
 
 async def test_a_part_that_crashes_during_the_drain_ends_it() -> None:

@@ -1,6 +1,8 @@
 """Settings come from four sources, are checked all at once, and never show a secret."""
 
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -255,3 +257,19 @@ class TestBrokersAddress:
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         BrokerSettings().heartbeat = 20  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("command", [("scheduler",), ("worker", "examples.tasks")], ids=lambda command: str(command[0]))
+def test_a_service_of_its_own_refuses_a_broker_in_memory(command: tuple[str, ...], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("warren"), *command],
+        env={"WARREN_AMQP_URL": "memory://guest@here", "WARREN_HTTP_PORT": "0"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 2
+    assert "amqp_url 'memory://guest@here' is for tests within one process (common.testing)" in done.stderr
+    assert "(from the environment variable WARREN_AMQP_URL)" in done.stderr
+    assert list(tmp_path.iterdir()) == []

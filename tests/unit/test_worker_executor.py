@@ -71,6 +71,7 @@ class Bench:
         handlers["limited"] = Handler(_task(limited, policy=Policy(timeout=0.02, hard_timeout=0.05, retries=3)))
         self.coroutines, self.threads, self.processes, self.children = Runtime(), Runtime(), Runtime(), Runtime()
         self.answers: list[Outcome] = []
+        self.worn_out: list[int] = []
         self.executor = Executor(
             handlers,
             coroutines=self.coroutines,
@@ -83,6 +84,8 @@ class Bench:
             process_slots=1,
             patience=patience,
             grace=0.02,
+            max_given_up=1,
+            worn_out=lambda: self.worn_out.append(self.executor.given_up),
             drain_timeout=drain_timeout,
             telemetry=Telemetry(),
         )
@@ -297,6 +300,31 @@ async def test_what_is_given_up_is_answered_once_and_its_slot_is_free() -> None:
     bench.end(next_one)
     assert [outcome.lease for outcome in bench.answers] == ["lease1", "lease2"]
     assert [outcome.kind for outcome in bench.answers] == [OutcomeKind.FAILED, OutcomeKind.SUCCEEDED]
+
+
+async def test_only_so_many_that_were_given_up_may_go_on() -> None:
+    bench = Bench(slots=1, patience=60.0)
+    (first,) = bench.arrive("limited")
+    await until(lambda: bench.executor.given_up == 1)
+    (second,) = bench.arrive("limited")
+    await until(lambda: bench.worn_out == [2])
+    bench.end(first)
+    assert bench.executor.given_up == 1
+    (third,) = bench.arrive("limited")
+    await until(lambda: bench.worn_out == [2, 2])
+    bench.end(second, third)
+    assert bench.executor.given_up == 0
+    assert len(bench.answers) == 3
+
+
+async def test_one_that_ended_in_time_for_its_end_is_not_given_up() -> None:
+    bench = Bench(slots=1, patience=60.0)
+    for _ in range(3):
+        (attempt,) = bench.arrive("limited")
+        await until(lambda attempt=attempt: attempt in bench.coroutines.ended)
+        bench.end(attempt)
+    await asyncio.sleep(0.1)  # longer than the grace
+    assert (bench.executor.given_up, bench.worn_out) == (0, [])
 
 
 async def test_cancelling_reaches_what_runs_what_waits_and_what_comes() -> None:

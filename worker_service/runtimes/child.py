@@ -20,6 +20,7 @@ from common.wire import Outcome
 from worker_service.attempts import Attempt
 from worker_service.runtimes import Finished
 from worker_service.runtimes.forker import Forker, ZygoteDied
+from worker_service.runtimes.keeper import Keeper
 from worker_service.runtimes.process import Process, crashed, stacks_of
 
 _log = logging.getLogger(__name__)
@@ -29,7 +30,8 @@ class ChildRuntime:
     """Runs each attempt in a process of its own.
 
     Args:
-        start_forker: starts a zygote.
+        zygote: what the children are forked from, their own.
+        start_forker: starts another one, for what has to run apart from the other suspects.
         finished: told of what has ended.
         surroundings: what is done for the tasks.
         report: told of a crash of this code itself.
@@ -37,18 +39,18 @@ class ChildRuntime:
 
     def __init__(
         self,
+        zygote: Keeper,
         start_forker: Callable[[], Awaitable[Forker]],
         finished: Finished,
         surroundings: Surroundings,
         report: Report | None = None,
     ) -> None:
+        self._zygote = zygote
         self._start_forker = start_forker
         self._finished = finished
         self._surroundings = surroundings
         self._report = report
         self._processes: dict[Attempt, Process] = {}
-        self._forker: Forker | None = None
-        self._starting = asyncio.Lock()
         self._one_by_one = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -58,7 +60,7 @@ class ChildRuntime:
         Raises:
             SettingsError: the user's modules cannot be imported there.
         """
-        await self._alive_forker()
+        await self._zygote.alive()
 
     def run(self, attempts: Sequence[Attempt]) -> None:
         """See `Runtime.run`."""
@@ -93,13 +95,11 @@ class ChildRuntime:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        if self._forker is not None:
-            await self._forker.stop()
-            self._forker = None
+        await self._zygote.stop()
 
     async def _one(self, attempt: Attempt) -> None:
         try:
-            outcome = await self._run(await self._alive_forker(), attempt)
+            outcome = await self._run(await self._zygote.alive(), attempt)
         except ZygoteDied as error:
             if error.alone:
                 outcome = crashed(attempt, "it killed the process that forks children")
@@ -127,16 +127,6 @@ class ChildRuntime:
                 return crashed(attempt, "it killed the process that forks children")
             finally:
                 await forker.stop()
-
-    async def _alive_forker(self) -> Forker:
-        async with self._starting:
-            if self._forker is not None and not self._forker.alive:
-                _log.warning("the process that forks children died, another one is started")
-                await self._forker.stop()
-                self._forker = None
-            if self._forker is None:
-                self._forker = await self._start_forker()
-            return self._forker
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 
 from common.context import Surroundings, TaskContext
 from common.lifecycle import loop_factory
+from common.wire import ReturnReason
 from worker_service.attempts import Attempt
 from worker_service.interrupts import CoroutineInterrupt
 from worker_service.pipeline import run_coroutine
-from worker_service.results import Limits
+from worker_service.results import Limits, returned
 from worker_service.runtimes import Finished
 from worker_service.runtimes.awaits import task_lines
 from worker_service.runtimes.handover import Handover
@@ -164,6 +165,10 @@ class CoroutineRuntime:
             self._tasks[attempt] = loop.create_task(self._one(attempt))
 
     async def _one(self, attempt: Attempt) -> None:
+        if attempt.context.cancelled:  # while the loop was blocked
+            del self._tasks[attempt]
+            self._handover.put(attempt, returned(attempt.assignment, ReturnReason.CANCELLED))
+            return
         interrupt: CoroutineInterrupt | None = None
         if attempt.policy is not None:
             attempt.context.deadline = deadline(attempt.policy)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from common.background import Report
 from common.context import Surroundings, TaskContext
@@ -21,7 +21,8 @@ from common.wire import Outcome
 from worker_service.attempts import Attempt
 from worker_service.events import ProcessEnded
 from worker_service.runtimes import Finished
-from worker_service.runtimes.forker import Forker, ZygoteDied
+from worker_service.runtimes.forker import ZygoteDied
+from worker_service.runtimes.keeper import Keeper
 from worker_service.runtimes.process import Process, stacks_of
 
 _log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class ProcessRuntime:
     """Runs attempts in a pool of processes, which grows on demand; whoever gives it attempts bounds their number.
 
     Args:
-        start_forker: starts a zygote.
+        zygote: what its processes are forked from, its own.
         finished: told of what has ended.
         apart: runs attempts as suspects.
         surroundings: what is done for the tasks.
@@ -43,7 +44,7 @@ class ProcessRuntime:
 
     def __init__(
         self,
-        start_forker: Callable[[], Awaitable[Forker]],
+        zygote: Keeper,
         finished: Finished,
         apart: Callable[[Sequence[Attempt]], None],
         surroundings: Surroundings,
@@ -53,7 +54,7 @@ class ProcessRuntime:
         telemetry: Telemetry,
         report: Report | None = None,
     ) -> None:
-        self._start_forker = start_forker
+        self._zygote = zygote
         self._finished = finished
         self._apart = apart
         self._surroundings = surroundings
@@ -61,8 +62,6 @@ class ProcessRuntime:
         self._needed = needed
         self._telemetry = telemetry
         self._report = report
-        self._forker: Forker | None = None
-        self._starting = asyncio.Lock()
         self._idle: list[Process] = []
         self._busy: dict[Attempt, Process] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -79,7 +78,7 @@ class ProcessRuntime:
             SettingsError: the user's modules cannot be imported there.
         """
         if self._needed:
-            await self._alive_forker()
+            await self._zygote.alive()
 
     def run(self, attempts: Sequence[Attempt]) -> None:
         """See `Runtime.run`."""
@@ -117,9 +116,7 @@ class ProcessRuntime:
         for process in self._idle:
             process.close()
         self._idle.clear()
-        if self._forker is not None:
-            await self._forker.stop()
-            self._forker = None
+        await self._zygote.stop()
 
     async def _one(self, attempt: Attempt) -> None:
         try:
@@ -153,7 +150,7 @@ class ProcessRuntime:
             if process.alive:
                 return process
             self._end(process, "died")
-        return await (await self._alive_forker()).fork()
+        return await (await self._zygote.alive()).fork()
 
     def _give_back(self, process: Process, *, killed: bool) -> None:
         if killed or not process.alive:
@@ -166,15 +163,6 @@ class ProcessRuntime:
     def _end(self, process: Process, reason: str) -> None:
         process.close()
         self._telemetry.emit(ProcessEnded(reason))
-
-    async def _alive_forker(self) -> Forker:
-        async with self._starting:
-            if self._forker is not None and not self._forker.alive:
-                await self._forker.stop()
-                self._forker = None
-            if self._forker is None:
-                self._forker = await self._start_forker()
-            return self._forker
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -154,8 +154,8 @@ def died(attempt: Attempt, end: Ended) -> Outcome:
     limit = policy.memory_limit
     if limit is not None and end.memory >= _NEAR_LIMIT * limit:
         how = f"{how}; it had {mebibytes(end.memory)}, its memory_limit is {mebibytes(limit)}"
-    elif end.status == -signal.SIGKILL:
-        how = f"{how}, at {mebibytes(end.memory)} of memory"  # the kernel does it where memory is short
+    elif end.status < 0:
+        how = f"{how}, at {mebibytes(end.memory)} of memory"  # where it is short, the kernel kills
     return crashed(attempt, how)
 
 

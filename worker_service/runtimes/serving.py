@@ -5,26 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import socket
-import threading
-import time
-from concurrent.futures import Future
-from typing import Any, Final
+from typing import Any
 
 from common.context import TaskContext
-from common.errors import ConnectionLost
 from common.options import Policy, policy_of
-from common.questions import Progress
-from common.wire import ErrorKind, Outcome, TaskMessage, decode, encode
+from common.wire import ErrorKind, Outcome, decode, encode
 from worker_service.handlers import Handler
 from worker_service.interrupts import CoroutineInterrupt, SignalInterrupt
 from worker_service.pipeline import run_coroutine, run_plain
 from worker_service.results import Limits, failure
-from worker_service.runtimes.frames import ANSWER, OUTCOME, PROGRESS, SUBMIT, Answer, Work, frame, read_frame
+from worker_service.runtimes.frames import ANSWER, OUTCOME, Work, read_frame
 from worker_service.runtimes.limits import deadline
 from worker_service.runtimes.memory import limited, mebibytes
 from worker_service.runtimes.stack_channel import Teller
-
-_PROGRESS_EVERY: Final = 0.25
+from worker_service.runtimes.talk import Talk
 
 
 class Server:
@@ -42,16 +36,19 @@ class Server:
         self._pipe = pipe
         self._handlers = handlers
         self._limits = limits
-        self._talk = _Talk(pipe)
+        self._talk = Talk(pipe)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def serve(self) -> None:
         """Run one attempt after another, until the worker closes its end."""
         while True:
             try:
-                _, body = read_frame(self._pipe)
+                kind, body = read_frame(self._pipe)
             except EOFError:
                 return
+            if kind == ANSWER:
+                self._talk.not_waited_for()
+                continue
             outcome = self._run(decode(Work, body))
             self._talk.flush()
             self._talk.send(OUTCOME, encode(outcome))
@@ -64,6 +61,7 @@ class Server:
         policy = policy_of(assignment.policy, handler.policy)
         context = TaskContext(assignment, work.queue, self._talk)
         context.deadline = deadline(policy)
+        self._talk.lease = assignment.lease
         with limited(policy.memory_limit):
             outcome = self._run_limited(context, handler, policy)
         if outcome.error is not None and outcome.error.type == MemoryError.__name__ and policy.memory_limit:
@@ -79,8 +77,11 @@ class Server:
             # Not `asyncio.run`: it waits for tasks that the function left behind, and the result is there already.
             return self._loop.run_until_complete(self._run_coroutine(context, handler, policy.timeout))
         interrupt = None if policy.timeout is None else SignalInterrupt(policy.timeout)
+        self._talk.interrupt = interrupt
         # A context of its own for each task: a variable that one sets must not reach the next.
-        return contextvars.Context().run(run_plain, context, handler, self._limits, interrupt)
+        outcome = contextvars.Context().run(run_plain, context, handler, self._limits, interrupt)
+        self._talk.interrupt = None
+        return outcome
 
     async def _run_coroutine(self, context: TaskContext, handler: Handler, timeout: float | None) -> Outcome:
         task = asyncio.current_task()
@@ -99,45 +100,3 @@ class Server:
             return await run_coroutine(context, handler, self._limits, interrupt)
         finally:
             timer.cancel()
-
-
-class _Talk:
-    """What is done for a task in this process: the worker does it."""
-
-    def __init__(self, pipe: socket.socket) -> None:
-        self._pipe = pipe
-        self._lock = threading.Lock()
-        self._asking = threading.Lock()
-        self._sent_at = 0.0
-        self._unsent: Progress | None = None
-
-    def send(self, kind: bytes, body: bytes) -> None:
-        with self._lock:
-            self._pipe.sendall(frame(kind, body))
-
-    def progress(self, lease: str, progress: Progress) -> None:
-        """See `Surroundings.progress`."""
-        self._unsent = progress
-        if time.monotonic() - self._sent_at >= _PROGRESS_EVERY:
-            self.flush()
-
-    def flush(self) -> None:
-        """Send the progress that has not been sent: the last word counts."""
-        said, self._unsent = self._unsent, None
-        if said is not None:
-            self._sent_at = time.monotonic()
-            self.send(PROGRESS, encode(said))
-
-    def submit(self, message: TaskMessage) -> Future[None]:
-        """See `Surroundings.submit`; it is done when this returns."""
-        done: Future[None] = Future()
-        with self._asking:
-            self.send(SUBMIT, encode(message))
-            kind, body = read_frame(self._pipe)
-        assert kind == ANSWER
-        fault = decode(Answer, body).fault
-        if fault:
-            done.set_exception(ConnectionLost(fault))
-        else:
-            done.set_result(None)
-        return done

@@ -22,11 +22,11 @@ from collections.abc import Sequence
 from queue import SimpleQueue
 
 from common.context import Surroundings, TaskContext
-from common.wire import Outcome
+from common.wire import ReturnReason
 from worker_service.attempts import Attempt
 from worker_service.interrupts import ThreadInterrupt
 from worker_service.pipeline import run_plain
-from worker_service.results import Limits
+from worker_service.results import Limits, returned
 from worker_service.runtimes import Finished
 from worker_service.runtimes.awaits import frame_lines, thread_frames
 from worker_service.runtimes.handover import Handover
@@ -50,7 +50,6 @@ class ThreadRuntime:
         self._size = size
         self._surroundings = surroundings
         self._interrupts: dict[Attempt, ThreadInterrupt] = {}
-        self._abandoned: set[Attempt] = set()
         self._limits = limits
         self._finished = finished
         self._threads: list[threading.Thread] = []
@@ -100,9 +99,10 @@ class ThreadRuntime:
         self.interrupt(attempt)
 
     def abandon(self, attempt: Attempt) -> None:
-        """See `Runtime.abandon`: another thread takes its place."""
-        self._abandoned.add(attempt)
-        self._start_thread()
+        """See `Runtime.abandon`: another thread takes its place, unless it has ended at this moment."""
+        if self._interrupts.pop(attempt, None) is not None:
+            self._threads = [thread for thread in self._threads if thread.is_alive()]
+            self._start_thread()
 
     async def stacks(self, attempts: Sequence[Attempt]) -> dict[Attempt, list[str]]:
         """See `Runtime.stacks`."""
@@ -149,12 +149,8 @@ class ThreadRuntime:
                 # A context of its own for each task: a variable that one sets must not reach the next.
                 own = contextvars.Context()
                 if attempt.policy is None:
-                    outcome = own.run(run_plain, attempt.context, attempt.handler, self._limits)
-                else:
-                    outcome = own.run(self._run_limited, attempt)
-                self._handover.put(attempt, outcome)
-                if self._abandoned and attempt in self._abandoned:
-                    self._abandoned.discard(attempt)
+                    self._handover.put(attempt, own.run(run_plain, attempt.context, attempt.handler, self._limits))
+                elif not own.run(self._run_limited, attempt):
                     self._serving.pop(me, None)
                     return
             self._serving.pop(me, None)
@@ -168,13 +164,21 @@ class ThreadRuntime:
             if attempt in attempts and thread in frames
         }
 
-    def _run_limited(self, attempt: Attempt) -> Outcome:
+    def _run_limited(self, attempt: Attempt) -> bool:
+        """Run one that has a policy. False when it was given up, and another thread has taken this one's place."""
         assert attempt.policy is not None
-        attempt.context.deadline = deadline(attempt.policy)
-        try:
-            return run_plain(attempt.context, attempt.handler, self._limits, self._interrupts.get(attempt))
-        finally:
-            self._interrupts.pop(attempt, None)
+        stays = True
+        if attempt.context.cancelled:
+            outcome = returned(attempt.assignment, ReturnReason.CANCELLED)  # before it could start
+        else:
+            attempt.context.deadline = deadline(attempt.policy)
+            interrupt = self._interrupts.get(attempt)
+            outcome = run_plain(attempt.context, attempt.handler, self._limits, interrupt)
+        if interruptible(attempt.policy):
+            # Whoever takes it out first decides: this thread, or `abandon`.
+            stays = self._interrupts.pop(attempt, None) is not None
+        self._handover.put(attempt, outcome)
+        return stays
 
 
 def _join(threads: Sequence[threading.Thread]) -> int:

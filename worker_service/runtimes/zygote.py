@@ -193,7 +193,10 @@ class Zygote:
 
 def _receive_with_fds(control: socket.socket) -> tuple[bytes, list[int]]:
     fds = array.array("i")
-    data, ancillary, _, _ = control.recvmsg(NUMBER.size, socket.CMSG_LEN(2 * fds.itemsize), socket.MSG_CMSG_CLOEXEC)
+    try:
+        data, ancillary, _, _ = control.recvmsg(NUMBER.size, socket.CMSG_LEN(2 * fds.itemsize), socket.MSG_CMSG_CLOEXEC)
+    except ConnectionError:
+        return b"", []  # the worker has gone before it had read everything
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(content[: len(content) - (len(content) % fds.itemsize)])

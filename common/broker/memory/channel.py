@@ -1,171 +1,23 @@
-"""A broker inside this process, for the tests of Warren's users: no server, no sockets.
-
-`Connection.of` makes a `MemoryConnection` for an address like ``memory://user@name``. Everything above channels is the
-code that talks to RabbitMQ: consumers, publishers, confirms, the services. What is here behaves as RabbitMQ does where
-Warren can tell (AMQP 0-9-1 and RabbitMQ's extensions): confirms, returns of unroutable messages, prefetch,
-redelivery of what a channel leaves unsettled, exclusive queues that end with their connection. Nothing is durable.
-"""
+"""A channel: the verbs of AMQP that Warren uses, and what it leaves unsettled."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from types import SimpleNamespace
-from typing import Any, Final, cast
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, cast
 
 import aiormq.abc
 import aiormq.exceptions
 from aiormq import spec
 from pamqp.header import ContentHeader
 
-from common.broker.connection import Channel, Connection
-from common.errors import ConnectionLost
+from common.broker.memory.broker import MemoryBroker
+from common.broker.memory.queues import MemoryConsumer, MemoryQueue, Message, OnMessage
 
-SCHEME: Final = "memory"
-
-OnMessage = Callable[[Any], Awaitable[None]]
-
-
-class Message:
-    """One message in a queue."""
-
-    __slots__ = ("body", "properties", "redelivered", "routing_key")
-
-    def __init__(self, body: bytes, properties: spec.Basic.Properties, routing_key: str) -> None:
-        self.body = body
-        self.properties = properties
-        self.routing_key = routing_key
-        self.redelivered = False
-
-
-class MemoryQueue:
-    """Messages in order, and who consumes them in turn."""
-
-    def __init__(self, name: str, owner: MemoryConnection | None, kind: object = None) -> None:
-        self.name = name
-        self.kind = kind
-        self.owner = owner
-        self.ready: deque[Message] = deque()
-        self.consumers: deque[MemoryConsumer] = deque()
-
-    def put(self, message: Message) -> None:
-        """Append a message and hand it over if somebody takes it."""
-        self.ready.append(message)
-        self.flow()
-
-    def put_back(self, messages: list[Message]) -> None:
-        """What was delivered and not settled comes back to its place, marked."""
-        for message in messages:
-            message.redelivered = True
-        self.ready.extendleft(reversed(messages))
-        self.flow()
-
-    def flow(self) -> None:
-        """Hand over what consumers have room for, in turn."""
-        idle = 0
-        while self.ready and idle < len(self.consumers):
-            consumer = self.consumers[0]
-            self.consumers.rotate(-1)
-            if consumer.has_room:
-                idle = 0
-                consumer.deliver(self.ready.popleft())
-            else:
-                idle += 1
-
-
-class MemoryConsumer:
-    """One basic.consume."""
-
-    def __init__(self, channel: MemoryChannel, queue: MemoryQueue, callback: OnMessage, *, no_ack: bool) -> None:
-        self.channel = channel
-        self.queue = queue
-        self._callback = callback
-        self._no_ack = no_ack
-
-    @property
-    def has_room(self) -> bool:
-        """Whether the channel's prefetch allows another message."""
-        return self._no_ack or not self.channel.prefetch or len(self.channel.unsettled) < self.channel.prefetch
-
-    def deliver(self, message: Message) -> None:
-        """Hand it over in the event loop, after the deliveries before it."""
-        tag = next(self.channel.tags)
-        if not self._no_ack:
-            self.channel.unsettled[tag] = (self.queue, message)
-        delivered = SimpleNamespace(
-            body=message.body,
-            header=SimpleNamespace(properties=message.properties),
-            delivery=SimpleNamespace(
-                delivery_tag=tag, redelivered=message.redelivered, routing_key=message.routing_key
-            ),
-        )
-        self.channel.broker.spawn(self._callback(delivered))
-
-
-class MemoryBroker:
-    """Exchanges, bindings and queues; make one with `memory_broker`."""
-
-    def __init__(self) -> None:
-        self.exchanges: dict[str, str] = {}
-        self.queues: dict[str, MemoryQueue] = {}
-        self._bindings: dict[str, list[tuple[str, str]]] = {}
-        self._tasks: set[asyncio.Future[None]] = set()
-
-    def bind(self, exchange: str, key: str, queue: str) -> None:
-        """Bind a queue."""
-        bindings = self._bindings.setdefault(exchange, [])
-        if (key, queue) not in bindings:
-            bindings.append((key, queue))
-
-    def routed(self, exchange: str, key: str) -> list[MemoryQueue]:
-        """The queues that a message goes to."""
-        if not exchange:
-            names = {key}
-        else:
-            kind = self.exchanges[exchange]
-            matches = {"fanout": _any, "topic": _topic}.get(kind, str.__eq__)
-            names = {queue for pattern, queue in self._bindings.get(exchange, ()) if matches(pattern, key)}
-        return [self.queues[name] for name in sorted(names) if name in self.queues]
-
-    def delete(self, queue: MemoryQueue) -> None:
-        """Delete a queue with its bindings."""
-        self.queues.pop(queue.name, None)
-        for exchange, bindings in self._bindings.items():
-            self._bindings[exchange] = [(key, name) for key, name in bindings if name != queue.name]
-
-    def spawn(self, callback: Awaitable[None]) -> None:
-        """Run a consumer's callback."""
-        task = asyncio.ensure_future(callback)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    @property
-    def quiet(self) -> bool:
-        """Whether no message is under way: what waits has nobody with room for it."""
-        waiting = any(
-            queue.ready and any(consumer.has_room for consumer in queue.consumers) for queue in self.queues.values()
-        )
-        return not (waiting or self._tasks)
-
-
-def _any(pattern: str, key: str) -> bool:
-    return True
-
-
-def _topic(pattern: str, key: str) -> bool:
-    """Whether a topic binding matches: ``*`` is one word, ``#`` any number (AMQP 0-9-1 section 3.1.3.3)."""
-    return _words(pattern.split("."), key.split("."))
-
-
-def _words(pattern: list[str], words: list[str]) -> bool:
-    if not pattern:
-        return not words
-    if pattern[0] == "#":
-        return any(_words(pattern[1:], words[at:]) for at in range(len(words) + 1))
-    return bool(words) and pattern[0] in ("*", words[0]) and _words(pattern[1:], words[1:])
+if TYPE_CHECKING:
+    from common.broker.memory.connection import MemoryConnection
 
 
 class MemoryChannel:
@@ -341,62 +193,3 @@ def _returned(body: bytes, exchange: str, key: str, properties: spec.Basic.Prope
     header = ContentHeader(body_size=len(body), properties=properties)
     message = aiormq.abc.DeliveredMessage(delivery=delivery, header=header, body=body, channel=cast("Any", None))
     return aiormq.exceptions.PublishError(message, spec.Basic.Ack(delivery_tag=1))
-
-
-class MemoryConnection(Connection):
-    """A connection to a `MemoryBroker`, with the same supervisor."""
-
-    channels: set[MemoryChannel]
-
-    async def open_channel(self, *, confirms: bool = False) -> Channel:
-        """See `Connection.open_channel`."""
-        if not self._open:
-            raise ConnectionLost(f"no connection to the broker ({self.name})")
-        channel = MemoryChannel(self, self._broker, confirms=confirms)
-        self.channels.add(channel)
-        return cast("Channel", channel)
-
-    async def _connect(self) -> None:
-        self._lost.clear()
-        self._broker = memory_broker(urlsplit(self._url).hostname or "warren")
-        self.channels = set()
-        self._open = True
-        self.server_version = "memory"
-        for callback in self._callbacks:
-            await callback()
-
-    async def _close(self) -> None:
-        self._ready.clear()
-        self._end()
-
-    def lose(self) -> None:
-        """End as if the network had failed; the supervisor connects again."""
-        self._end()
-        self._lost_reason = "lost on purpose"
-        self._lost.set()
-
-    def _end(self) -> None:
-        if not getattr(self, "_open", False):
-            return
-        self._open = False
-        error = ConnectionError("the connection ended")
-        channels = list(self.channels)
-        for channel in channels:
-            channel.stop_consuming()  # what one gives back must not go to another one that ends as well
-        for channel in channels:
-            channel.end(error)
-        for queue in [queue for queue in self._broker.queues.values() if queue.owner is self]:
-            self._broker.delete(queue)
-
-
-_BROKERS: dict[str, MemoryBroker] = {}
-
-
-def memory_broker(name: str) -> MemoryBroker:
-    """The broker of this name in this process."""
-    return _BROKERS.setdefault(name, MemoryBroker())
-
-
-def forget(name: str) -> None:
-    """Throw the broker of this name away, with all that is in it."""
-    _BROKERS.pop(name, None)
