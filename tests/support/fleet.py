@@ -1,7 +1,7 @@
 """A fleet under a fake clock: the parts that decide about turns are real, and the rest is as simple as it can be.
 
-Events happen in the order of their time. The store is a list for each lane; the broker hands a task to a worker when one
-of its slots is free; a path takes a millisecond in each direction. Each run is the same again.
+Events happen in the order of their time. The store is a list for each lane; the broker hands a task to a worker when
+one of its slots is free; a path takes a millisecond in each direction. Each run is the same again.
 """
 
 from __future__ import annotations
