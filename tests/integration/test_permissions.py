@@ -322,7 +322,9 @@ async def test_only_operators_change_what_all_share(
     ):
         handle = await client.options(queue="email").submit("add", 1)
         async with asyncio.timeout(20):
-            while not await client.queues("email"):
+            while True:
+                if await client.queues("email"):
+                    break
                 await asyncio.sleep(0.05)
         assert await client.workers() == []
         if operators:
