@@ -90,7 +90,7 @@ class Scheduler:
         directory = Directory(settings.dead_after)
         ledger = Ledger()
         flights = Flights(directory, settings.window_limit, landed=ledger.landed)
-        backlog = Backlog(settings.max_lanes, ledger.limits)
+        backlog = Backlog(settings.max_lanes, ledger.limits, ledger.weight_of_key)
         capability = Capability(directory)
         turns = Turns(backlog, ledger, capability, flights)
         flights.share_by(ledger.weight_of_queue, turns.runnable, backlog.keyed)

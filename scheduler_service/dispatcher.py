@@ -143,9 +143,9 @@ class Dispatcher:
         """Whether `queue` is known or one more may be made."""
         return self._sender.admits(queue)
 
-    def lane(self, queue: str, priority: int, task: str, key: str, requires: Sequence[str]) -> Lane:
-        """The lane under which such a task is stored."""
-        return self._backlog.place(lanes.lane(queue, priority, task, key, requires))
+    def lane(self, queue: str, priority: int, task: str, key: str, requires: Sequence[str], coming: int = 0) -> Lane:
+        """The lane under which such a task is stored; `coming` lanes of the same batch are not counted yet."""
+        return self._backlog.place(lanes.lane(queue, priority, task, key, requires), coming)
 
     def lane_number(self, queue: str, priority: int, task: str, key: str, requires: Sequence[str]) -> int:
         """The number of that lane. The store's thread may ask, too: it only reads."""

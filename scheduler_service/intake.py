@@ -43,8 +43,8 @@ TellStored = Callable[[Mapping[str, Sequence[str]]], Awaitable[None]]
 class Dispatcher(Protocol):
     """What intake needs of the dispatcher."""
 
-    def lane(self, queue: str, priority: int, task: str, key: str, requires: Sequence[str]) -> Lane:
-        """The lane under which such a task is stored."""
+    def lane(self, queue: str, priority: int, task: str, key: str, requires: Sequence[str], coming: int = 0) -> Lane:
+        """The lane under which such a task is stored; `coming` lanes of the same batch are not counted yet."""
 
     def room(self, queue: str) -> int:
         """How many more tasks of `queue` may be out."""
@@ -224,6 +224,7 @@ class Intake:
     def _grouped(self, new: Sequence[NewTask], now: float) -> list[Group]:
         """The tasks by lane, each with the number of its lane; refused ones are in none."""
         found: dict[_Name, Group] = {}
+        by_lane: dict[int, Group] = {}
         for task in new:
             task.placement = None
             if task.refusal is not None:
@@ -235,7 +236,11 @@ class Intake:
                 name = (message.queue, message.priority, message.task, options.key or "", options.requires or ())
             group = found.get(name)
             if group is None:
-                group = found[name] = Group(self._dispatcher.lane(*name), [], [], [])
+                lane = self._dispatcher.lane(*name, coming=len(by_lane))
+                group = by_lane.get(lane.number)
+                if group is None:
+                    group = by_lane[lane.number] = Group(lane, [], [], [])
+                found[name] = group
             task.lane = group.lane.number
             if task.due_at is not None:
                 group.later.append(task)
@@ -243,7 +248,7 @@ class Intake:
                 group.over.append(task)
             else:
                 group.going.append(task)
-        return list(found.values())
+        return list(by_lane.values())
 
     def _place(self, groups: Sequence[Group]) -> None:
         # Where there is not room for all, and there is more than one lane, the turns decide what goes.

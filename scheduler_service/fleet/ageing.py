@@ -1,8 +1,8 @@
 """In which order the priorities of a queue have their turns.
 
 Strictly, the highest first. With *ageing*, each span of waiting counts as one step of priority, so a task of low
-priority overtakes at last those of higher priority that came later, and none is starved for ever. It is the oldest task
-of a level that counts, for all keys of the level: were each key to age by itself, one with a long backlog would
+priority overtakes at last those of higher priority that came later, and none is starved for ever. It is the oldest
+task of a level that counts, for all keys of the level: were each key to age by itself, one with a long backlog would
 overtake all others of its priority.
 """
 

@@ -56,14 +56,20 @@ class Backlog:
         self._waiting: dict[int, Waiting] = {}
         self._totals: dict[str, int] = {}
 
-    def place(self, wanted: Lane) -> Lane:
-        """The lane under which such a task is to be stored: `wanted`, or an overflow lane when there are too many."""
-        if wanted.number in self._waiting or len(self._waiting) < self._max_lanes:
+    def place(self, wanted: Lane, coming: int = 0) -> Lane:
+        """The lane under which such a task is to be stored: `wanted`, or an overflow lane when there are too many.
+
+        Args:
+            wanted: the lane that it has by itself.
+            coming: how many lanes of the same batch have been placed, and are not counted yet.
+        """
+        known = len(self._waiting) + coming
+        if wanted.number in self._waiting or known < self._max_lanes:
             return wanted
-        if self._has_quota is not None and self._has_quota(wanted) and len(self._waiting) < 2 * self._max_lanes:
+        if self._has_quota is not None and self._has_quota(wanted) and known < 2 * self._max_lanes:
             return wanted
         without_key = lane(wanted.queue, wanted.priority, wanted.task, OVERFLOW, wanted.requires)
-        if without_key.number in self._waiting or len(self._waiting) < 2 * self._max_lanes:
+        if without_key.number in self._waiting or known < 2 * self._max_lanes:
             return without_key
         return _last_resort(wanted)
 

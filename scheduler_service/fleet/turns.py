@@ -107,7 +107,7 @@ class Turns:
             if room <= 0:
                 continue
             for level in in_order(self._backlog.levels(queue), self._ledger.ageing(queue), wall):
-                if len(level.flows) > 1:
+                if len(level.flows) > 1 or "" not in level.flows:
                     level.credit = self._rooms.slots(queue)
                 room -= self._plan_level(level, room, now, hand)
                 if room <= 0:

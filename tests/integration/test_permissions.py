@@ -3,6 +3,7 @@
 On the private node and, where a Docker engine runs, on the broker of the Compose file with its own configuration.
 """
 
+import asyncio
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from common.broker.connection import Connection
 from common.broker.declare import declare
+from common.client.aio import AsyncClient
+from common.errors import InvalidFilter, NotAllowed
 from common.telemetry import Telemetry
 from common.topology import Topology
 from deploy.compose import Project
@@ -24,6 +27,7 @@ from deploy.definitions import Role
 from deploy.local import BrokerError, RabbitNode
 from deploy.local.container import docker_runs
 from tests import conftest
+from tests.support.running_scheduler import RunningScheduler
 
 TOPOLOGY = Topology("warren")
 NOBODYS = "warren.client.somebody.4711"
@@ -306,6 +310,36 @@ async def test_what_the_definitions_declare_is_what_the_scheduler_declares(secur
     finally:
         await connection.stop()
     assert secured.attempt(Role.WORKER, get(more.name)) == 200
+
+
+@pytest.mark.parametrize("operators", [(), ("client",)])
+async def test_only_operators_change_what_all_share(
+    secured: Secured, tmp_path: Path, operators: tuple[str, ...]
+) -> None:
+    async with (
+        RunningScheduler(secured.url(Role.SCHEDULER), "warren", tmp_path, operators=operators),
+        AsyncClient(secured.url(Role.CLIENT), namespace="warren") as client,
+    ):
+        handle = await client.options(queue="email").submit("add", 1)
+        async with asyncio.timeout(20):
+            while True:
+                if await client.queues("email"):
+                    break
+                await asyncio.sleep(0.05)
+        assert await client.workers() == []
+        if operators:
+            assert (await client.pause("email")).paused
+            assert (await client.set_quota("key", "anna", weight=2)).weight == 2.0
+            with pytest.raises(InvalidFilter, match="no worker is alive"):
+                await client.command("ping")
+        else:
+            for refused in (client.pause("email"), client.command("ping")):
+                with pytest.raises(NotAllowed, match="only operators may do this"):
+                    await refused
+        assert len(await client.quotas()) == 2 * len(operators)
+        assert await client.move("default", queue="email") == 1, "one's own may be moved"
+        assert len([change async for change in client.changes()]) == 1 + 2 * len(operators)
+        assert await handle.cancel() == "cancelled"
 
 
 def test_secrets_are_for_their_owner_only(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ SCRIPTS = Path(sys.executable).parent
 SYNC = "from common import AsyncClient, Client, call"
 ASYNC = "async with AsyncClient("
 LIFE = "with Client() as client:\n    job ="
+FLEET = "with Client() as client:\n    client.set_quota"
 UUID = re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 
 
@@ -173,6 +174,29 @@ def test_the_shell_block_about_the_life_of_tasks(shell: Shell) -> None:
             assert "Usage" in shell.run(*shlex.split(command), "--help")
 
 
+def test_the_blocks_about_the_fleet(shell: Shell) -> None:
+    queues, set_, limit, pause, move, workers, stacks, changes = (
+        shlex.split(line, comments=True) for line in readme.commands("warren queues")
+    )
+    waiting = shell.run("warren", "submit", "add", "2", "3", "--queue", "email").strip()
+    wait_until(lambda: "email" in shell.run(*queues), 20.0, "it is queued")
+    assert shell.run(*set_) == "queue email: weight 3, at most 100/s, at most 20 at a time\n"
+    assert shell.run(*limit) == "key customer-7: weight 1, at most 10 at a time\n"
+    assert "paused" in shell.run(*pause)
+    assert shell.run(*move) == "1 moved to bulk\n"
+    assert "queue bulk" in shell.run("warren", "status", waiting)
+    worker = shell.run(*workers).splitlines()[1].split()[0]
+    assert shell.run(*stacks).startswith(worker)
+    assert [line.split()[3] for line in shell.run(*changes).splitlines()[1:]] == [
+        "command", "move", "quota", "quota", "quota",
+    ]  # fmt: skip
+
+    program = readme.block("python", SYNC).splitlines()[0] + "\n" + readme.block("python", FLEET)
+    *described, answered = shell.run(sys.executable, "-W", "error", "-c", program).splitlines()
+    assert {line.split()[0] for line in described} >= {"bulk", "default", "email"}
+    assert answered.split()[0] == worker
+
+
 @pytest.mark.parametrize("number", [0, 1])
 def test_the_other_name_of_a_service(number: int) -> None:
     """`or python -m ...` is the same command: what it says of itself differs in nothing but the name."""
@@ -210,7 +234,8 @@ def test_the_types(tmp_path: Path) -> None:
         f"from typing import assert_type\nfrom common import Handle\nfrom examples.tasks import add\n{sync}"
         f"    assert_type({typed}, {expected})\n"
         f"async def main() -> None:\n{textwrap.indent(other, '    ')}"
-        f"{readme.block('python', LIFE)}{readme.block('python', 'from common import Fail')}"
+        f"{readme.block('python', LIFE)}{readme.block('python', FLEET)}"
+        f"{readme.block('python', 'from common import Fail')}"
     )
     argv = [sys.executable, "-m", "mypy", str(program)]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)

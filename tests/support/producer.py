@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any, Self
 
+from common.administration import Quotas, Rearranged
 from common.broker import Connection, Consumer, Delivery, Publisher
 from common.ids import new_nonce, new_task_id
 from common.questions import Ask, AskKind, Cancel, Cancelled, DeadLetters, Filter, Statuses
@@ -14,7 +15,9 @@ from common.topology import Topology
 from common.wire import Message, Submission, TaskResult, Told, decode, encode
 from tests.support.waiting import eventually
 
-_ANSWERS: dict[str, type[Message]] = {kind.TYPE: kind for kind in (Statuses, Cancelled, DeadLetters)}
+_ANSWERS: dict[str, type[Message]] = {
+    kind.TYPE: kind for kind in (Statuses, Cancelled, DeadLetters, Quotas, Rearranged)
+}
 
 
 class Producer:

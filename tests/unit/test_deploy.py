@@ -21,10 +21,17 @@ from deploy import dashboard
 from deploy.compose import main
 from deploy.credentials import State, prepare, read_env, variable, write_client_url
 from deploy.definitions import NOTHING, Role, definitions, password_hash, permissions, same_password
+from scheduler_service.fleet.backlog import Backlog
+from scheduler_service.fleet.capability import Capability
 from scheduler_service.fleet.directory import Directory
 from scheduler_service.fleet.flights import Flights
+from scheduler_service.fleet.quotas import Ledger
+from scheduler_service.fleet.reasons import Reasons
+from scheduler_service.fleet.traffic import Traffic
 from scheduler_service.metrics import SchedulerMetrics
+from scheduler_service.queue_reporter import QueueReporter
 from scheduler_service.settings import SchedulerSettings
+from scheduler_service.worker_reporter import WorkerReporter
 from worker_service.metrics import WorkerMetrics
 from worker_service.settings import WorkerSettings
 
@@ -292,7 +299,20 @@ def exported() -> set[str]:
     """The names that scheduler and worker expose."""
     scheduler = SchedulerMetrics(Telemetry())
     directory = Directory(15.0)
-    scheduler.watch(Flights(directory, 5000), directory, dict, dict, lambda: True)
+    flights, ledger, capability = Flights(directory, 5000), Ledger(), Capability(directory)
+    scheduler.watch(flights, directory, dict, dict, lambda: True)
+    queues = QueueReporter(
+        backlog=Backlog(),
+        scheduled=dict,
+        flights=flights,
+        directory=directory,
+        capability=capability,
+        ledger=ledger,
+        reasons=Reasons(capability, ledger, ()),
+        traffic=Traffic(Telemetry()),
+        target=60.0,
+    )
+    scheduler.watch_fleet(queues, WorkerReporter(directory, flights), directory)
     worker = new_registry("worker")
     nothing: list[str] = []
     WorkerMetrics(
