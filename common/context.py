@@ -168,12 +168,16 @@ class Context:
             note: what it is doing, up to 200 characters; more is cut.
 
         Raises:
-            ValueError: `done` or `total` is NaN or infinite.
+            ValueError: `done` or `total` is no finite number.
         """
         here = _now()
-        if not (math.isfinite(done) and math.isfinite(total)):
-            raise ValueError(f"progress is counted in finite numbers, not {done} of {total}")
-        said = Progress(float(done), float(total), note[:MAX_NOTE], time.time())
+        try:
+            counted = float(done), float(total)
+        except (TypeError, OverflowError):
+            counted = (math.nan, math.nan)
+        if not all(map(math.isfinite, counted)):
+            raise ValueError(f"progress is counted in finite numbers, not {done!r:.50} of {total!r:.50}")
+        said = Progress(*counted, str(note)[:MAX_NOTE], time.time())
         here.surroundings.progress(here.assignment.lease, said)
 
     def submit(self, task: TaskFunction[..., Any] | Call[Any] | str, /, *args: Any, **kwargs: Any) -> Child:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Final
@@ -102,9 +103,11 @@ def checked(
 
 def _check_sense(options: TaskOptions, call: Call[Any]) -> None:
     """Refuse what would never let the task run, or end it before it can be told to end."""
-    for due, expires in ((options.delay, options.expires_in), (options.run_at, options.expires_at)):
-        if due is not None and expires is not None and expires <= due:
-            raise InvalidTask(f"{call.name!r} would expire before it is due")
+    now = time.time()
+    due = max(options.run_at or now, now + (options.delay or 0.0))
+    expiries = (options.expires_at, None if options.expires_in is None else now + options.expires_in)
+    if due > now and any(expires is not None and expires <= due for expires in expiries):
+        raise InvalidTask(f"{call.name!r} would expire before it is due")
     soft, hard = options.timeout, options.hard_timeout
     if soft is not None and hard is not None and hard < soft:
         raise InvalidTask(f"the hard_timeout of {call.name!r} ({hard:g} s) comes before its timeout ({soft:g} s)")

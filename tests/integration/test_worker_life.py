@@ -255,7 +255,8 @@ async def _readiness(url: str) -> Any:
             with urllib.request.urlopen(f"{url}/readyz", timeout=5) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
-            return json.load(error)
+            with error:
+                return json.load(error)
 
     return await asyncio.to_thread(get)
 

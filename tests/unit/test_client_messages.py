@@ -175,6 +175,8 @@ def test_the_callers_word_counts_before_the_submitters_and_that_before_the_decor
     [
         (TaskOptions(delay=60, expires_in=60), "would expire before it is due"),
         (TaskOptions(run_at=2e9, expires_at=1.9e9), "would expire before it is due"),
+        (TaskOptions(run_at=4e9, expires_in=60), "would expire before it is due"),
+        (TaskOptions(delay=1e9, expires_at=1.9e9), "would expire before it is due"),
         (TaskOptions(timeout=5, hard_timeout=4), r"hard_timeout of 'a' \(4 s\) comes before its timeout"),
     ],
 )

@@ -5,6 +5,7 @@ import logging
 import threading
 from concurrent.futures import Future
 from contextvars import copy_context
+from typing import Any
 
 import pytest
 
@@ -82,7 +83,8 @@ def test_progress_is_bounded_and_finite(here: TaskContext, surroundings: Surroun
     assert lease == "the lease"
     assert (said.done, said.total, said.note) == (1.0, 10.0, "x" * 200)
     assert decode(Progress, encode(said)) == said
-    for wrong in (float("nan"), float("inf")):
+    wrong: Any
+    for wrong in (float("nan"), float("inf"), 10**400, None):
         with pytest.raises(ValueError, match="finite"):
             ctx.progress(wrong)
 
