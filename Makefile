@@ -7,7 +7,7 @@ BENCH := .venv/.installed-bench
 # The tests wait most of the time: for heartbeats, for brokers to start. The tests of one file share what is slow to start.
 SIDE_BY_SIDE ?= -n 2 --dist loadfile
 
-.PHONY: help check test test-docker demo bench bench-beats broker up down format clean
+.PHONY: help check test test-docker chaos demo bench bench-beats broker up down format clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -29,6 +29,13 @@ test-docker: ## Run the test suite inside the image of RabbitMQ 4.3 (ARGS=tests/
 		$${PIP_CONFIG_FILE:+--secret id=pip,src="$$PIP_CONFIG_FILE"} .
 	@docker run --rm --init --ulimit core=0 --ulimit nofile=16384:16384 --env PYTEST_ADDOPTS \
 		--volume warren-tests-cache:/tmp/cache warren-tests $(SIDE_BY_SIDE) $(ARGS)
+
+# Load and faults follow from SEED, a new one by default; MINUTES=60 is the long form.
+SYSTEMS ?= warren,celery,dramatiq
+TASKS ?= 20000
+MINUTES ?= 10
+chaos: $(BENCH) ## Kill, freeze and cut off everything under load, on Warren, Celery and Dramatiq (MINUTES=60 SEED=7)
+	$(BIN)/python -m tests.chaos --tasks $(TASKS) --minutes $(MINUTES) --systems $(SYSTEMS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 demo: $(DEV) ## Count the words of Python's standard library on two workers, killing one half-way
 	$(BIN)/python -m deploy.demo

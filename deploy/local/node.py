@@ -185,9 +185,27 @@ class RabbitNode(Administration):
         Raises:
             BrokerError: the node still runs.
         """
-        if self.running:
-            raise BrokerError("the data can only be wiped while the node is stopped")
+        self._require_stopped("wiped")
         shutil.rmtree(self._files.data, ignore_errors=True)
+
+    def save(self, folder: Path) -> None:
+        """Copy the data directory to `folder`, which must not exist, as a backup of the disk would.
+
+        Raises:
+            BrokerError: the node still runs.
+        """
+        self._require_stopped("copied")
+        shutil.copytree(self._files.data, folder)
+
+    def restore(self, folder: Path) -> None:
+        """Put back what `save` has copied: the node forgets all that came after.
+
+        Raises:
+            BrokerError: the node still runs.
+        """
+        self._require_stopped("put back")
+        shutil.rmtree(self._files.data, ignore_errors=True)
+        shutil.copytree(folder, self._files.data)
 
     def close(self) -> None:
         """Stop the node and remove what belongs to it; a `base` given by the caller stays."""
@@ -216,6 +234,10 @@ class RabbitNode(Administration):
     def eval(self, expression: str, timeout: float = 10.0) -> str:
         """Evaluate an Erlang expression in the node; see `Control.eval`."""
         return self._control.eval(expression, timeout)
+
+    def _require_stopped(self, what: str) -> None:
+        if self.running:
+            raise BrokerError(f"the data can only be {what} while the node is stopped")
 
     def _write_files(self) -> None:
         """Write settings and cookie anew at each start; the data is left alone."""

@@ -61,6 +61,11 @@ class Driver:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def busy(self) -> bool:
+        """Whether it still submits or cancels."""
+        return any(thread.is_alive() for thread in self._threads)
+
     def join(self, timeout: float) -> None:
         """Return when all is submitted and all cancels are asked.
 
@@ -72,7 +77,7 @@ class Driver:
             thread.join(max(0.0, deadline - time.monotonic()))
         if self._failure is not None:
             raise self._failure
-        assert not any(thread.is_alive() for thread in self._threads), f"{len(self.confirmed)} tasks are confirmed"
+        assert not self.busy, f"{len(self.confirmed)} tasks are confirmed"
 
     def stop(self) -> None:
         """Give up, if it goes on."""

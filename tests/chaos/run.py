@@ -18,7 +18,7 @@ from tests.chaos.faults import Faults
 from tests.chaos.footprint import footprints, grown
 from tests.chaos.plan import WORKERS, Fault, plan
 from tests.chaos.score import Score, count, held, unfinished
-from tests.chaos.systems import Site, System
+from tests.chaos.systems import Site, System, depths
 from tests.chaos.tally import Tally
 from tests.chaos.workload import Job, job_of
 from tests.support.proxy import Proxy
@@ -27,6 +27,7 @@ SLOTS: Final = 8
 PATIENCE: Final = 60.0
 """Seconds without any task coming to its end after which a system counts as stuck."""
 _WARM_UP: Final = 200  # tasks
+_MOST_LATE: Final = 300.0  # seconds behind the end of the faults by which all has to be confirmed
 _CALM: Final = 30.0  # seconds that queues, memory and files have to come back to where they were
 _POLL: Final = 0.25  # seconds
 
@@ -145,7 +146,10 @@ class _Run:
     def _settle(self, score: Score) -> None:
         self._watch.phase("settle")
         ended = time.time()
-        self._driver.join(300.0)
+        while self._driver.busy and time.time() < ended + _MOST_LATE:
+            self._look()
+            time.sleep(_POLL)
+        self._driver.join(1.0)
         confirmed = time.time()
         score.by_itself = self._await_ends()
         if not score.by_itself:
@@ -155,9 +159,10 @@ class _Run:
             self._await_ends()
         score.finish = max(0.0, self._tally.last_end - max(ended, confirmed))
         self._watch.phase("checks")
-        score.messages = sum(self._await_empty_queues().values())
+        queues = self._await_empty_queues()
+        score.messages = sum(queues.values())
         count(score, self._driver, self._tally)
-        score.problems += [f"the queues hold {score.messages} messages"] if score.messages else []
+        score.problems += [f"{name} holds {messages} messages" for name, messages in queues.items()]
         score.problems += [] if score.by_itself else ["it did not recover by itself"]
         score.problems += self._system.verdict()
         score.problems += self._await_footprints(score)
@@ -180,7 +185,7 @@ class _Run:
     def _await_empty_queues(self) -> dict[str, int]:
         left: dict[str, int] = {}
         for _ in _until(_CALM):
-            left = held(self._node.queue_depths())
+            left = held(depths(self._node), self._system.shelves)
             if not left:
                 break
         return left

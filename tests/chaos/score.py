@@ -1,9 +1,10 @@
 """The figures of one run, and what is wrong with them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import msgspec
 
+from deploy.local.administration import Depth
 from tests.chaos.driver import Driver
 from tests.chaos.footprint import Footprint
 from tests.chaos.tally import Tally
@@ -120,6 +121,10 @@ def _listed(what: str, keys: Sequence[int]) -> list[str]:
     return [f"{len(keys)} {what}: keys {', '.join(map(str, keys[:_SHOWN]))}{more}"]
 
 
-def held(depths: Mapping[str, tuple[int, int, int]]) -> dict[str, int]:
-    """How many messages each queue holds that is not empty, ready and unacked."""
-    return {name: ready + unacked for name, (ready, unacked, _) in depths.items() if ready or unacked}
+def held(depths: Mapping[str, Depth], shelves: Set[str]) -> dict[str, int]:
+    """How many messages, ready and unacked, each queue holds that is not empty, and should be."""
+    return {
+        name: depth.ready + depth.unacked
+        for name, depth in depths.items()
+        if (depth.ready or depth.unacked) and name not in shelves
+    }

@@ -122,11 +122,22 @@ class Load:
             AssertionError: a confirm or an outcome did not come.
         """
         deadline = time.monotonic() + timeout
+        self.join_submissions(timeout)
+        self._journal.told.update(outcomes(self.handles, deadline))
+
+    def join_submissions(self, timeout: float = 60.0) -> None:
+        """Wait for every confirm.
+
+        Args:
+            timeout: seconds from now.
+
+        Raises:
+            AssertionError: a confirm did not come.
+        """
         self._thread.join(timeout)
         assert not self._thread.is_alive(), f"{self.confirmed} of {self._count} tasks are confirmed after {timeout:g} s"
         if self._failure is not None:
             raise self._failure
-        self._journal.told.update(outcomes(self.handles, deadline))
 
     def _run(self) -> None:
         try:

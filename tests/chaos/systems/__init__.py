@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from deploy.local import RabbitNode
+from deploy.local import BrokerError, RabbitNode
+from deploy.local.administration import Depth
 from tests.chaos.workload import Job
 from tests.support.services import ServiceProcess
 
@@ -30,6 +31,14 @@ class Site(NamedTuple):
         return self.folder / "effects.log"
 
 
+def depths(node: RabbitNode) -> Mapping[str, Depth]:
+    """How full each queue is; nothing while queues come and go, when the node cannot say."""
+    try:
+        return node.queue_depths()
+    except BrokerError:
+        return {}
+
+
 class Unconfirmed(Exception):
     """A publish failed, or nobody knows: it has to be done again."""
 
@@ -43,6 +52,7 @@ class System(Protocol):
         setup: how it is set up, in a line.
         lacks: what of the load and the faults it has no notion of.
         parties: its processes by the names that faults call them.
+        shelves: queues in which messages are meant to stay.
     """
 
     name: str
@@ -50,6 +60,7 @@ class System(Protocol):
     setup: str
     lacks: tuple[str, ...]
     parties: Mapping[str, ServiceProcess]
+    shelves: frozenset[str]
 
     def start(self) -> None:
         """Start it; returns when it is ready."""

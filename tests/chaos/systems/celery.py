@@ -1,5 +1,6 @@
 """Celery 5.7: prefork, late acks, requeued when a worker is lost, confirms, a quorum queue, delays in the broker."""
 
+import contextlib
 import os
 import sys
 import uuid
@@ -8,7 +9,7 @@ from importlib import metadata
 from typing import Any
 
 from tests.chaos.plan import WORKERS
-from tests.chaos.systems import Site, Unconfirmed
+from tests.chaos.systems import Site, Unconfirmed, depths
 from tests.chaos.systems.trees import ProcessTree
 from tests.chaos.workload import Job
 from tests.support.conditions import wait_until
@@ -35,6 +36,8 @@ class Celery:
         "a stored state of each task (none is kept; the effect log counts)",
     )
 
+    shelves: frozenset[str] = frozenset()
+
     def __init__(self, site: Site) -> None:
         self.label = f"Celery {metadata.version('celery')}"
         self._site = site
@@ -53,6 +56,7 @@ class Celery:
         }
         self._app: Any = None
         self._task: Any = None
+        self._connection: Any = None
         self._ids: dict[int, str] = {}
         self._confirmed: set[int] = set()
 
@@ -64,7 +68,7 @@ class Celery:
         self._app, self._task = app, chaos
         for party in self.parties.values():
             party.start()
-        wait_until(self._consuming, 60.0, "the workers consume", self._site.node.queue_depths)
+        wait_until(self._consuming, 60.0, "the workers consume", lambda: depths(self._site.node))
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Submit one by one, each confirmed; one that is submitted again keeps its id, and may run again."""
@@ -78,19 +82,18 @@ class Celery:
                     countdown=job.delay or None,
                     priority=job.priority,
                     confirm_timeout=_CONFIRM_TIMEOUT,
+                    connection=self._connected(),
                     retry=False,  # the driver does, and counts
                 )
             except Exception as error:  # kombu, amqp, sockets: whatever it is, the task is not confirmed
-                self._app.pool.force_close_all()
+                self._disconnect()
                 raise Unconfirmed(repr(error)) from error
             self._confirmed.add(job.key)
 
     def cancel(self, job: Job) -> str | None:
         """Revoke; nobody answers."""
-        try:
-            self._app.control.revoke(self._ids[job.key])
-        except Exception:
-            return ""
+        with contextlib.suppress(Exception), self._app.connection_for_write() as connection:
+            self._app.control.revoke(self._ids[job.key], connection=connection)
         return ""
 
     def verdict(self) -> list[str]:
@@ -102,9 +105,21 @@ class Celery:
         for party in self.parties.values():
             party.kill()
             party.stop()
+        self._disconnect()
         if self._app is not None:
             self._app.close()
 
+    def _connected(self) -> Any:
+        if self._connection is None:
+            self._connection = self._app.connection_for_write(connect_timeout=_CONFIRM_TIMEOUT)
+        return self._connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(Exception):
+                connection.collect(socket_timeout=1)
+
     def _consuming(self) -> bool:
-        depth = self._site.node.queue_depths().get("chaos")
+        depth = depths(self._site.node).get("chaos")
         return depth is not None and depth.consumers == len(WORKERS)

@@ -32,6 +32,8 @@ class Warren:
     setup = "a scheduler on SQLite (synchronous=FULL), three workers, confirms, quorum queues"
     lacks: tuple[str, ...] = ()
 
+    shelves: frozenset[str] = frozenset()
+
     def __init__(self, site: Site) -> None:
         self.label = f"Warren {metadata.version('warren')}"
         self._cluster = Cluster(
