@@ -100,7 +100,7 @@ def test_a_frozen_broker_is_given_up_after_its_heartbeats(private_broker: Rabbit
         first = client._link._session
         private_broker.pause()
         try:
-            eventually(lambda: client._link._session is not first, timeout=20)
+            eventually(lambda: client._link._session is not first, timeout=40)
         finally:
             private_broker.resume()
         eventually(lambda: any(handle.id in ask.ids for ask in scheduler.asked), timeout=20)

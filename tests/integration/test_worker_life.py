@@ -420,6 +420,8 @@ async def test_what_runs_is_cancelled(broker: Broker, namespace: str, where: str
         work = assignment(name, str(log))
         await scheduler.send(work)
         await until_running(scheduler, running, work)
+        if where == "on_loop":  # cancelled before its first step, a coroutine never runs at all
+            await scheduler.until(Path(f"{log}.began").exists, what="the coroutine's first step")
         await scheduler.cancel(work)
         outcome = await scheduler.outcome(work)
         assert (outcome.kind, outcome.reason) == (OutcomeKind.RETURNED, ReturnReason.CANCELLED)

@@ -189,10 +189,10 @@ class RunningWorker:
         await self.ended()
 
     async def until_consuming(self, timeout: float = 30.0) -> None:
-        """Wait until the worker consumes all its queues."""
+        """Wait until the worker consumes all its queues and listens to control messages."""
         assert self._task is not None
         deadline = time.monotonic() + timeout
-        while not all(consumer.consuming for consumer in self.worker.consumers):
+        while not (self.worker.control.consuming and all(each.consuming for each in self.worker.consumers)):
             if self._task.done():
                 self._task.result()
             assert time.monotonic() < deadline, "the worker does not consume"

@@ -217,7 +217,9 @@ def _hang(path: str) -> None:
 
 
 async def _hang_on_loop(path: str) -> None:
+    """Log what happens to it; a file beside the log says that it has begun."""
     try:
+        append_line(f"{path}.began", "")
         await asyncio.sleep(600)
     except BaseException as error:
         append_line(path, "TaskTimeout" if isinstance(error, TaskTimeout) else type(error).__name__)
