@@ -150,7 +150,7 @@ class UnknownFunction(Struct, frozen=True, gc=False):
     Attributes:
         lease: the lease.
         error: what the task fails with when the grace time is over.
-        known: another live worker of the queue knows it; it is busy, and the grace time does not run.
+        known: other workers know it; whether they are busy or gone for now, the grace time does not run.
     """
 
     lease: str

@@ -301,6 +301,8 @@ class Beat(Message, omit_defaults=True):
     functions: list[str] | None = None
     """The registered task functions whose requirements this worker's labels meet; sent in the first beats, every ten
     seconds and after a probe."""
+    barred: list[str] | None = None
+    """Those whose requirements they do not meet; sent with `functions`."""
 
 
 class ControlVerb(StrEnum):

@@ -57,6 +57,7 @@ from scheduler_service.queue_reporter import QueueReporter
 from scheduler_service.quota_keeper import QuotaKeeper
 from scheduler_service.rearranger import Rearranger
 from scheduler_service.reception import Limits
+from scheduler_service.registrar import Registrar
 from scheduler_service.rescuer import Rescuer
 from scheduler_service.sender import Sender
 from scheduler_service.settings import SchedulerSettings
@@ -249,7 +250,10 @@ class Scheduler:
             telemetry=telemetry,
         )
 
+        registrar = Registrar(store, directory, report=service.report)
+
         def heard() -> None:
+            registrar.heard()
             rescuer.heard()
             dispatcher.wake()
 
@@ -290,6 +294,7 @@ class Scheduler:
             teller,
             auditor,
             endings,
+            registrar,
             listener,
             sender,
             dispatcher,

@@ -194,7 +194,7 @@ class Collector:
                     if reason is ReturnReason.REDELIVERED or self._may_be_elsewhere(outcome.lease, worker):
                         suspects.append(outcome.lease)
                         continue
-                reports.append(Report(outcome.id, self._event(outcome), worker, outcome.run_seconds))
+                reports.append(Report(outcome.id, self._event(outcome, worker), worker, outcome.run_seconds))
         if refused:
             await self._store.run(operations.park, refused, time.time())
             self._telemetry.emit(events.Parked("reply", "undecodable", len(refused)))
@@ -212,13 +212,14 @@ class Collector:
         holder = self._directory.holder(lease)
         return (flight is not None and flight.copied) or (holder is not None and holder != worker)
 
-    def _event(self, outcome: Outcome) -> Event:
+    def _event(self, outcome: Outcome, worker: str) -> Event:
         event = _event(outcome)
+        if not isinstance(event, UnknownFunction) or outcome.reason is not ReturnReason.UNKNOWN_FUNCTION:
+            return event
         flight = self._flights.by_lease.get(outcome.lease)
-        if isinstance(event, UnknownFunction) and flight is not None:
-            known = self._directory.is_known(flight.queue, flight.name)
-            return UnknownFunction(event.lease, event.error, known)
-        return event
+        # One that names the function and does not know it all the same is no reason to try for ever.
+        known = flight is not None and self._directory.is_elsewhere(flight.name, worker)
+        return UnknownFunction(event.lease, event.error, known)
 
     async def _apply_all(self, reports: Sequence[Report]) -> None:
         try:

@@ -178,6 +178,7 @@ class Worker:
             self.leases,
             queues=settings.queues,
             functions=list(able),
+            barred=[name for name in handlers if name not in able],
             processes=process_slots if in_processes else 0,
             labels=settings.labels,
             condition=self._condition,

@@ -59,6 +59,7 @@ class Beats:
         leases: what this worker holds.
         queues: the queues it serves.
         functions: the task functions that it can run.
+        barred: those that it knows and may not run, because it lacks labels that they require.
         processes: how many processes run functions with ``runtime="process"``.
         labels: what it has.
         condition: how it is now.
@@ -76,6 +77,7 @@ class Beats:
         *,
         queues: Sequence[str],
         functions: Sequence[str],
+        barred: Sequence[str] = (),
         processes: int,
         labels: Sequence[str],
         condition: Callable[[], Condition],
@@ -88,7 +90,7 @@ class Beats:
         self._exchange = exchange
         self._leases = leases
         self._queues = list(queues)
-        self._functions = sorted(functions)
+        self._functions, self._barred = sorted(functions), sorted(barred)
         self._processes = processes
         self._labels = sorted(labels)
         self._condition = condition
@@ -195,4 +197,5 @@ class Beats:
             version=self._version,
             started_at=self._started_at,
             functions=self._functions if with_functions else None,
+            barred=self._barred if with_functions and self._barred else None,
         )

@@ -18,7 +18,7 @@ from common.tasks import Call, TaskFunction
 from common.words import EQUAL, merged, task_options
 
 _SCHEDULERS: Final = ("expires_in", "result_ttl", "max_crashes")
-"""What the scheduler has to know of a decorator's policy; the worker knows the rest by itself."""
+"""What the scheduler has to know of a decorator's policy, beside `requires`; the worker knows the rest by itself."""
 
 _decode = msgspec.json.Decoder(TaskOptions).decode
 _encode = msgspec.json.Encoder().encode
@@ -117,6 +117,9 @@ def _check_sense(options: TaskOptions, call: Call[Any]) -> None:
 def declared_by(task: TaskFunction[..., Any]) -> TaskOptions | None:
     """What the scheduler has to know of the policy that the task function's decorator declares."""
     said = {name: value for name in _SCHEDULERS if (value := getattr(task.policy, name)) is not None}
+    if task.requires:
+        # A worker without these labels does not name the function: only the submission can say what it lacks.
+        said["requires"] = task.requires
     return TaskOptions(**said) if said else None
 
 

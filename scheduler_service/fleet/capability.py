@@ -83,9 +83,11 @@ class Capability:
         if not serving:
             return f"no live worker serves the queue {lane.queue!r}"
         knowing = [worker for worker in serving if _knows(worker, lane)]
+        wanted = ", ".join(lane.requires)
+        if not knowing and not any(_has(worker, lane) for worker in serving):
+            return f"no live worker of the queue {lane.queue!r} has the labels {wanted}"
         if not knowing:
             return f"no live worker of the queue {lane.queue!r} knows the task function {lane.task!r} and may run it"
-        wanted = ", ".join(lane.requires)
         if not any(_has(worker, lane) for worker in knowing):
             return f"no live worker of the queue {lane.queue!r} that knows {lane.task!r} has the labels {wanted}"
         return (
@@ -96,7 +98,7 @@ class Capability:
         serving = self._workers(lane.queue)
         capable = [worker for worker in serving if _knows(worker, lane) and _has(worker, lane)]
         if not capable and not self._directory.has_heard_of(lane.task):
-            # Nobody ever knew it: whoever has the labels is asked, so that it fails when the grace time is over.
+            # Nobody ever named it: whoever has the labels is asked, so that it fails when the grace time is over.
             capable = [worker for worker in serving if _has(worker, lane)]
         if not capable:
             return _NONE

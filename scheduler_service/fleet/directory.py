@@ -7,6 +7,8 @@ its exclusive control queue is gone (so its connection is) and it has not come b
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
+from itertools import islice
 from typing import Final
 
 from msgspec import Struct
@@ -22,6 +24,8 @@ LATE: Final = 3
 
 FUNCTIONS: Final = 10_000
 """How many task functions are remembered that workers have known."""
+LONGEST_NAME: Final = 128
+"""Characters of a task function's name that a task can have (`common.wire.TaskName`)."""
 
 
 class Worker(Struct):
@@ -89,6 +93,7 @@ class Directory:
         self.version = 0
         """Counts the changes of who can run what."""
         self._heard_of: set[str] = set()
+        self._fresh: set[str] = set()
 
     def hear(self, beat: Beat, now: float) -> None:
         """Take a beat that arrived at `now`."""
@@ -101,8 +106,9 @@ class Directory:
             return
         running = frozenset(beat.running)
         functions = frozenset(beat.functions) if beat.functions is not None else None
-        if functions and len(self._heard_of) < FUNCTIONS:
-            self._heard_of |= functions
+        named = (functions or frozenset()).union(beat.barred or ())
+        if not named <= self._heard_of:
+            self._fresh |= self.remember(named)
         self.workers[beat.worker] = Worker(
             beat,
             now,
@@ -176,8 +182,26 @@ class Directory:
         return any(not death.leaving and lease in death.leases for death in self.deaths)
 
     def has_heard_of(self, function: str) -> bool:
-        """Whether a worker has ever said that it knows the task function."""
+        """Whether a worker has ever said that it knows the task function, even if it lacks labels to run it."""
         return function in self._heard_of
+
+    def remember(self, functions: Iterable[str]) -> set[str]:
+        """Count task functions as heard of; returns those that were not. There is a limit to how many."""
+        unknown = (name for name in functions if name not in self._heard_of and len(name) <= LONGEST_NAME)
+        new = set(islice(unknown, FUNCTIONS - len(self._heard_of)))
+        if new:
+            self._heard_of |= new
+            self.version += 1
+        return new
+
+    def named(self) -> set[str]:
+        """The task functions that live workers name."""
+        return {name for worker in self.workers.values() for name in worker.functions if name in self._heard_of}
+
+    def take_fresh(self) -> set[str]:
+        """The task functions that workers have named for the first time since the last call."""
+        fresh, self._fresh = self._fresh, set()
+        return fresh
 
     def has_died(self, worker: str) -> bool:
         """Whether the worker with this id died lately, without saying that it was leaving."""
@@ -215,9 +239,10 @@ class Directory:
             and queue in worker.beat.queues
         ]
 
-    def is_known(self, queue: str, task: str) -> bool:
-        """Whether a live worker of `queue` knows the function."""
-        return any(task in worker.functions for worker in self.serving(queue))
+    def is_elsewhere(self, function: str, worker: str) -> bool:
+        """Whether workers have named the task function, and `worker`, which does not know it, is none of them."""
+        here = self.workers.get(worker)
+        return self.has_heard_of(function) and (here is None or function not in here.functions)
 
     def queues(self) -> set[str]:
         """Every queue that a live worker serves."""

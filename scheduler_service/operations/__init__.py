@@ -33,6 +33,7 @@ from scheduler_service.operations.moving import (
 from scheduler_service.operations.pruning import Pruned, prune, prune_own
 from scheduler_service.operations.rearranging import LaneNumber, RearrangedPage, rearrange
 from scheduler_service.operations.searching import CancelledPage, cancel, leases_of, list_tasks
+from scheduler_service.storage.functions import hear_functions, known_functions
 from scheduler_service.storage.parked import park
 from scheduler_service.storage.search import beyond
 
@@ -62,6 +63,8 @@ __all__ = [
     "count_scheduled",
     "count_unfinished",
     "dead_page",
+    "hear_functions",
+    "known_functions",
     "known_queues",
     "leases_of",
     "list_changes",

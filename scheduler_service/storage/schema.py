@@ -151,6 +151,14 @@ keys = Table(
 
 queues = Table("queues", metadata, Column("name", String(64), primary_key=True))
 
+functions = Table(
+    "functions",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("heard_at", Float, nullable=False),
+)
+"""The task functions that workers have named, so that their tasks wait while none of those workers is there."""
+
 quotas = Table(
     "quotas",
     metadata,

@@ -262,6 +262,7 @@ MESSAGES: Final[dict[str, Struct]] = {
         version="0.1.0",
         started_at=1733200000.0,
         functions=["add", "mail.send"],
+        barred=["train"],
     ),
     "beat-last": Beat(WORKER, 18, ["default", "email"], 50, [], [], leaving=True),
     "control-probe": Control(ControlVerb.PROBE, "kZ0a1b2c3d4e5f6g"),

@@ -6,7 +6,7 @@ import asyncio
 import json
 from typing import Any, Self
 
-from common.administration import Quotas, Rearranged
+from common.administration import Queues, Quotas, Rearranged
 from common.broker import Connection, Consumer, Delivery, Publisher
 from common.ids import new_nonce, new_task_id
 from common.questions import Ask, AskKind, Cancel, Cancelled, DeadLetters, Filter, Statuses
@@ -16,7 +16,7 @@ from common.wire import Message, Submission, TaskResult, Told, decode, encode
 from tests.support.waiting import eventually
 
 _ANSWERS: dict[str, type[Message]] = {
-    kind.TYPE: kind for kind in (Statuses, Cancelled, DeadLetters, Quotas, Rearranged)
+    kind.TYPE: kind for kind in (Statuses, Cancelled, DeadLetters, Queues, Quotas, Rearranged)
 }
 
 

@@ -69,6 +69,7 @@ class StandInWorker:
         queues: what it serves.
         slots: how many tasks it says it can run.
         functions: what it says it knows.
+        barred: what it says it knows and may not run.
         labels: what it says it has.
         direct: whether it has a queue of its own.
         deaf: it beats, and takes nothing from its queues.
@@ -94,6 +95,7 @@ class StandInWorker:
         queues: Sequence[str] = ("default",),
         slots: int = 4,
         functions: Sequence[str] = ("add",),
+        barred: Sequence[str] | None = None,
         labels: Sequence[str] = (),
         direct: bool = True,
         deaf: bool = False,
@@ -102,6 +104,7 @@ class StandInWorker:
         self.decide = decide
         self.queues, self.slots, self.functions = list(queues), slots, list(functions)
         self.labels, self.direct = list(labels), direct
+        self.barred = None if barred is None else list(barred)
         self.started = True
         self.seen: list[Assignment] = []
         self.bundles: list[int] = []
@@ -181,6 +184,7 @@ class StandInWorker:
             leaving=leaving,
             probe=self._probe,
             functions=self.functions,
+            barred=self.barred,
             labels=self.labels,
             direct=self.direct,
             capacity=self.slots,

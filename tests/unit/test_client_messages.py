@@ -170,6 +170,16 @@ def test_the_callers_word_counts_before_the_submitters_and_that_before_the_decor
     )
 
 
+def test_the_labels_that_a_decorator_requires_travel_with_those_of_the_submission() -> None:
+    own: Registry = {}
+
+    @task(registry=own, requires={"gpu"})
+    def function() -> None: ...
+
+    assert message(call(function)).options == TaskOptions(requires=("gpu",))
+    assert message(call(function).options(requires="ssd")).options == TaskOptions(requires=("gpu", "ssd"))
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from common.wire import Beat
-from scheduler_service.fleet.directory import DEATHS, Directory
+from scheduler_service.fleet.directory import DEATHS, FUNCTIONS, Directory
 
 NOW = 1000.0
 
@@ -46,6 +46,38 @@ def test_functions_are_remembered_from_the_beat_that_said_them(directory: Direct
     assert directory.workers["w1"].functions == {"add"}
     directory.hear(beat(number=3, functions=[]), NOW + 2)
     assert directory.workers["w1"].functions == frozenset()
+
+
+def test_a_function_that_was_named_once_stays_known_and_is_told_once_to_be_kept(directory: Directory) -> None:
+    directory.hear(beat(functions=["add"], barred=["train"]), NOW)
+    assert directory.take_fresh() == {"add", "train"}
+    assert directory.workers["w1"].functions == {"add"}
+    assert directory.named() == {"add"}
+    before = directory.version
+    assert directory.remember(["add", "old"]) == {"old"}
+    assert directory.version > before
+    directory.hear(beat(number=2, functions=["add"], leaving=True), NOW + 1)
+    assert directory.has_heard_of("train")
+    assert directory.has_heard_of("old")
+    assert not directory.has_heard_of("other")
+    assert directory.take_fresh() == set()
+
+
+def test_no_more_functions_are_remembered_than_are_allowed_and_none_with_an_impossible_name(
+    directory: Directory,
+) -> None:
+    directory.hear(beat(functions=["x" * 129, *(f"f{number}" for number in range(FUNCTIONS + 10))]), NOW)
+    assert len(directory.take_fresh()) == FUNCTIONS
+    assert not directory.has_heard_of("x" * 129)
+
+
+def test_a_function_is_elsewhere_when_it_was_named_and_not_by_this_worker(directory: Directory) -> None:
+    directory.hear(beat("w1", functions=["add"]), NOW)
+    directory.hear(beat("w2", functions=["sub"]), NOW)
+    assert directory.is_elsewhere("add", "w2")
+    assert directory.is_elsewhere("add", "gone")
+    assert not directory.is_elsewhere("add", "w1")
+    assert not directory.is_elsewhere("other", "w1")
 
 
 def test_a_worker_that_is_silent_too_long_is_dead(directory: Directory) -> None:

@@ -1,4 +1,6 @@
-"""Lanes, by which what is queued is claimed; quotas, what rates have used up, and what operators have changed."""
+"""Lanes, by which what is queued is claimed; quotas, what rates have used up, and what operators have changed;
+the task functions that workers have named.
+"""
 
 from __future__ import annotations
 
@@ -70,6 +72,11 @@ def upgrade() -> None:
     where = sa.text(_QUEUED)
     op.create_index("ix_tasks_queued", "tasks", ["lane", "seq", "state"], sqlite_where=where, postgresql_where=where)
     op.create_table(
+        "functions",
+        sa.Column("name", sa.String(128), primary_key=True),
+        sa.Column("heard_at", sa.Float, nullable=False),
+    )
+    op.create_table(
         "quotas",
         sa.Column("scope", sa.String(8), primary_key=True, comment="queue, task, key"),
         sa.Column("name", sa.String(128), primary_key=True),
@@ -99,7 +106,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("changes", "recent", "quotas"):
+    for table in ("changes", "recent", "quotas", "functions"):
         op.drop_table(table)
     op.drop_index("ix_tasks_queued", "tasks")
     where = sa.text(_QUEUED)
