@@ -41,6 +41,7 @@ class Flight(Struct, gc=False):
         copied: it may have been published more than once, so that two workers may have it.
         cancelled: its task is over; it is out until its worker gives it back, or nobody has it any more.
         progress: how far it is, as its worker said last.
+        straight: when it was dispatched there was a slot for it, so it has waited in the broker for nothing.
     """
 
     id: str
@@ -58,6 +59,7 @@ class Flight(Struct, gc=False):
     progress: Progress | None = None
     lane: Lane | None = None
     worker: str = ""
+    straight: bool = False
 
 
 class Flights:
@@ -82,6 +84,7 @@ class Flights:
         self._out: dict[str, int] = defaultdict(int)
         self._rates: dict[str, CompletionRate] = defaultdict(CompletionRate)
         self._paths: dict[str, PathTime] = defaultdict(PathTime)
+        self._due: dict[str, int] = {}
         self._runs: dict[str, RunTimes] = {}
         self._names: dict[str, str] = {}
         self._number = 0
@@ -164,15 +167,19 @@ class Flights:
 
     def _window(self, queue: str, share: Share, groups: list[Group], now: float) -> Window:
         mine = [group for group in groups if queue in group.queues]
+        slots = self._due[queue] = min(share.now, max(self._limit, sum(group.open for group in mine)))
+        path, horizon = self._paths[queue].least(now), KEYED_HORIZON if self._keyed(queue) else SLOT
+        if self._paths[queue].probes(now):
+            path = horizon = 0.0
         return window(
-            slots=min(share.now, max(self._limit, sum(group.open for group in mine))),
+            slots=slots,
             share=share.slots,
             workers=sum(group.workers for group in mine),
             completions=self._rates[queue].per_slot(now),
             expected_run=self._expected_in(queue),
-            path=self._paths[queue].least(now),
+            path=path,
             limit=self._limit,
-            horizon=KEYED_HORIZON if self._keyed(queue) else SLOT,
+            horizon=horizon,
         )
 
     def _groups(self, queues: Sequence[str]) -> list[Group]:
@@ -287,6 +294,8 @@ class Flights:
         """Dispatches whose transaction was committed: from here they are out."""
         for task in claimed:
             assignment = task.assignment
+            # Room was reserved, so this one is among those that are out.
+            straight = self._out[task.queue] <= self._due.get(task.queue, 0)
             self.by_lease[assignment.lease] = Flight(
                 assignment.id,
                 assignment.task,
@@ -299,6 +308,7 @@ class Flights:
                 assignment.isolation,
                 lane=self._lane(task),
                 worker=task.worker,
+                straight=straight,
             )
             if task.worker:
                 self._direct[task.worker] += 1
@@ -392,7 +402,7 @@ class Flights:
             self._rates[flight.queue].add(1, now)
             self._times(flight.name).add(run_seconds)
             self._names[flight.queue] = flight.name
-            if not flight.adopted:
+            if flight.straight and not flight.adopted:
                 self._paths[flight.queue].add(max(0.0, now - flight.dispatched_at - run_seconds), now)
 
     def _lane(self, task: ClaimedTask) -> Lane:

@@ -13,7 +13,9 @@ UNKNOWN_RUN: Final = 0.1
 """Seconds that a function is expected to run before anything is known of it."""
 SAMPLES: Final = 100
 PATH_MEMORY: Final = 60.0
-"""Seconds for which the least path time is remembered."""
+"""Seconds for which the least path time is remembered; the last one is kept for longer, until there is another."""
+PROBE: Final = 1.0
+"""Seconds for which a window is kept without a lead at most, to see how long the path is by itself."""
 
 
 class CompletionRate:
@@ -63,22 +65,38 @@ class RunTimes:
 
 
 class PathTime:
-    """The least path time (dispatch to applied, less the run time) of the last minute."""
+    """The least path time (dispatch to applied, less the run time) of the last minute.
+
+    Only what waited behind nothing tells it: a task that waited in the broker for its turn took as long as the lead of
+    its window, and a lead that grew to twice that would double each minute. Of a queue that is never at rest, nothing
+    tells it. So its window has no lead once a minute until it is known (`probes`), as the congestion control BBR keeps its
+    pipe empty for a moment (Cardwell et al., 2016); at the same moment for all queues, for they may share workers.
+    """
 
     def __init__(self) -> None:
         self._least: deque[tuple[float, float]] = deque()
+        self._last = 0.0
 
     def add(self, seconds: float, now: float) -> None:
-        """A task came back at `now` after a path of `seconds`."""
+        """A task that had not to wait in the broker came back at `now` after a path of `seconds`."""
         while self._least and self._least[-1][1] >= seconds:
             self._least.pop()
         if not self._least or now - self._least[-1][0] >= 1.0:
             self._least.append((now, seconds))
-        while now - self._least[0][0] > PATH_MEMORY:
-            self._least.popleft()
+        self._last = now
+        self._forget(now)
 
     def least(self, now: float) -> float:
         """Seconds; 0 when nothing is known."""
-        while self._least and now - self._least[0][0] > PATH_MEMORY:
-            self._least.popleft()
+        self._forget(now)
         return self._least[0][1] if self._least else 0.0
+
+    def probes(self, now: float) -> bool:
+        """Whether it is time to see how long the path is."""
+        if not self._least or now - self._last < PATH_MEMORY / 2:
+            return False
+        return now % PATH_MEMORY < PROBE
+
+    def _forget(self, now: float) -> None:
+        while len(self._least) > 1 and now - self._least[0][0] > PATH_MEMORY:
+            self._least.popleft()

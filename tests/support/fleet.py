@@ -65,10 +65,12 @@ class Fleet:
 
     Args:
         max_lanes: as in the settings.
+        path: seconds that messages take in each direction.
     """
 
-    def __init__(self, max_lanes: int = 10_000) -> None:
+    def __init__(self, max_lanes: int = 10_000, path: float = PATH) -> None:
         self.now = START
+        self.path = path
         self.directory = Directory(1e9)
         self.ledger = Ledger()
         self.backlog = Backlog(max_lanes, self.ledger.limits, self.ledger.weight_of_key)
@@ -184,7 +186,7 @@ class Fleet:
             self.sent.append(job)
         if jobs:
             self.flights.launch(claimed, self.now)
-            self.after(PATH, lambda: self._arrive(jobs, worker))
+            self.after(self.path, lambda: self._arrive(jobs, worker))
 
     def _arrive(self, jobs: Sequence[Job], worker: str) -> None:
         for job in jobs:
@@ -218,7 +220,7 @@ class Fleet:
         self.used[job.lane.queue] += seconds  # type: ignore[assignment]
         self.done.append(job)
         self._hand_out()
-        self.after(PATH, lambda: self._apply(job, seconds))
+        self.after(self.path, lambda: self._apply(job, seconds))
 
     def _apply(self, job: Job, seconds: float) -> None:
         self.flights.land(self.leases.pop(job.seq), self.now, seconds)

@@ -83,6 +83,7 @@ def test_what_comes_back_unrun_is_no_completion(flights: Flights) -> None:
 
 
 def test_a_slow_path_widens_the_horizon(flights: Flights) -> None:
+    assert flights.room("default", NOW) == 10
     for placement in launched(flights, 2, name="short"):
         flights.land(placement.lease, NOW + 1.0, 0.05)
     assert flights.window("default", NOW + 1.0).tasks == 10 + 38

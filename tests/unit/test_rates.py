@@ -6,6 +6,7 @@ import pytest
 
 from scheduler_service.fleet.rates import (
     PATH_MEMORY,
+    PROBE,
     SAMPLES,
     SLOT,
     SLOTS,
@@ -72,7 +73,19 @@ def test_the_least_path_time_of_the_last_minute() -> None:
         path.add(seconds, at)
     assert path.least(20.0) == 0.2
     assert path.least(10.5 + PATH_MEMORY) == 0.3
-    assert path.least(20.5 + PATH_MEMORY) == 0.0
+    assert path.least(20.5 + PATH_MEMORY) == 0.3  # better than nothing
+
+
+def test_the_path_is_probed_once_a_minute_when_nothing_tells_it() -> None:
+    path = PathTime()
+    assert not path.probes(PATH_MEMORY)
+    path.add(0.1, PATH_MEMORY - 5.0)
+    assert not path.probes(PATH_MEMORY)
+    assert path.probes(2 * PATH_MEMORY)
+    assert path.probes(2 * PATH_MEMORY + PROBE - 0.01)
+    assert not path.probes(2 * PATH_MEMORY + PROBE)
+    path.add(0.1, 2 * PATH_MEMORY + 0.1)
+    assert not path.probes(2 * PATH_MEMORY + 0.1)
 
 
 @pytest.mark.parametrize("count", [10, 10_000])
