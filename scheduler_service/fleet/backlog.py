@@ -68,9 +68,9 @@ class Backlog:
             return wanted
         if self._has_quota is not None and self._has_quota(wanted) and known < 2 * self._max_lanes:
             return wanted
-        without_key = lane(wanted.queue, wanted.priority, wanted.task, OVERFLOW, wanted.requires)
-        if without_key.number in self._waiting or known < 2 * self._max_lanes:
-            return without_key
+        for times, overflow in enumerate(_overflows(wanted), start=2):
+            if overflow.number in self._waiting or known < times * self._max_lanes:
+                return overflow
         return _last_resort(wanted)
 
     def resolve(self, number: int, actual: Lane) -> Lane:
@@ -85,10 +85,10 @@ class Backlog:
         known = self._waiting.get(number)
         if known is not None:
             return known.lane
-        without_key = lane(actual.queue, actual.priority, actual.task, OVERFLOW, actual.requires)
-        return (
-            without_key if number == without_key.number else Lane(number, actual.queue, actual.priority, "", OVERFLOW)
-        )
+        for overflow in _overflows(actual):
+            if number == overflow.number:
+                return overflow
+        return Lane(number, actual.queue, actual.priority, "", OVERFLOW)
 
     def add(self, lane: Lane, count: int, oldest: float | None = None) -> None:
         """`count` more tasks are queued; fewer when it is negative. At 0 the lane is dropped.
@@ -201,6 +201,14 @@ class Backlog:
             del self._queues[queue][priority]
             if not self._queues[queue]:
                 del self._queues[queue]
+
+
+def _overflows(wanted: Lane) -> tuple[Lane, Lane]:
+    """Lanes in place of `wanted`: first without its key, then without its function; both can run where it can."""
+    return (
+        lane(wanted.queue, wanted.priority, wanted.task, OVERFLOW, wanted.requires),
+        lane(wanted.queue, wanted.priority, "", OVERFLOW, wanted.requires),
+    )
 
 
 def _last_resort(wanted: Lane) -> Lane:

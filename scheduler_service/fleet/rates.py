@@ -69,8 +69,8 @@ class PathTime:
 
     Only what waited behind nothing tells it: a task that waited in the broker for its turn took as long as the lead of
     its window, and a lead that grew to twice that would double each minute. Of a queue that is never at rest, nothing
-    tells it. So its window has no lead once a minute until it is known (`probes`), as the congestion control BBR keeps its
-    pipe empty for a moment (Cardwell et al., 2016); at the same moment for all queues, for they may share workers.
+    tells it. So its window has no lead once a minute until it is known (`probes`), as the congestion control BBR keeps
+    its pipe empty for a moment (Cardwell et al., 2016); all queues at the same moment, for they may share workers.
     """
 
     def __init__(self) -> None:

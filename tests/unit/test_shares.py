@@ -1,0 +1,101 @@
+"""How queues that share workers divide their slots."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler_service.fleet.shares import LONGEST_LAG, LONGEST_STEP, NOTHING, Group, Shares, divide
+
+QUEUES = "abcd"
+groups = st.lists(
+    st.builds(Group, st.sets(st.sampled_from(QUEUES), min_size=1).map(frozenset), st.integers(0, 50)), max_size=4
+)
+demands = st.dictionaries(st.sampled_from(QUEUES), st.integers(0, 200).map(float), max_size=4)
+weights = st.fixed_dictionaries({queue: st.floats(0.01, 100.0) for queue in QUEUES})
+
+
+def everything(slots: int) -> list[Group]:
+    return [Group(frozenset(QUEUES), slots)]
+
+
+@given(groups, demands, weights)
+def test_nobody_gets_more_than_asked_and_nothing_that_somebody_could_use_is_left(
+    groups: list[Group], demands: dict[str, float], weights: dict[str, float]
+) -> None:
+    shares = divide(groups, demands, weights.__getitem__)
+    for queue, share in shares.items():
+        assert 0 <= share <= demands[queue] + 1e-6
+        assert share <= sum(group.slots for group in groups if queue in group.queues) + 1e-6
+    assert sum(shares.values()) <= sum(group.slots for group in groups) + 1e-6
+    for queue, demand in demands.items():
+        if shares.get(queue, 0.0) < demand - 1e-6:
+            reached = sum(group.slots for group in groups if queue in group.queues)
+            others = sum(shares.get(other, 0.0) for other in QUEUES if other != queue)
+            assert shares.get(queue, 0.0) >= reached - others - 1e-6
+
+
+@given(st.integers(1, 50), weights)
+def test_queues_that_all_want_everything_share_by_weight(slots: int, weights: dict[str, float]) -> None:
+    shares = divide(everything(slots), dict.fromkeys(QUEUES, 1e9), weights.__getitem__)
+    whole = sum(weights.values())
+    assert shares == pytest.approx({queue: slots * weight / whole for queue, weight in weights.items()})
+
+
+def test_what_one_does_not_use_goes_to_the_others_by_weight() -> None:
+    weigh = {"a": 1.0, "b": 1.0, "c": 2.0}.__getitem__
+    shares = divide([Group(frozenset("abc"), 12)], {"a": 100.0, "b": 0.0, "c": 100.0}, weigh)
+    assert shares == pytest.approx({"a": 4.0, "c": 8.0})
+
+
+def test_workers_that_serve_one_queue_only_are_its_own() -> None:
+    both, own = Group(frozenset("ab"), 10), Group(frozenset("a"), 10)
+    shares = divide([both, own], {"a": 100.0, "b": 100.0}, lambda queue: 1.0)
+    assert shares == pytest.approx({"a": 15.0, "b": 5.0})
+
+
+@given(st.integers(1, 5), weights, st.lists(st.floats(0.01, 5.0), min_size=1, max_size=10))
+def test_fractions_of_slots_are_made_up_for_in_time(
+    slots: int, weights: dict[str, float], steps: list[float]
+) -> None:  # fmt: skip
+    """Each queue uses what is due to it at the moment; over time that is its share, to within a slot for a moment."""
+    shares = Shares(weights.__getitem__)
+    now = 0.0
+    ahead = dict.fromkeys(QUEUES, 0.0)
+    for step in steps * 10:
+        for queue, share in shares.divide(everything(slots), dict.fromkeys(QUEUES, 1e9), now).items():
+            shares.used(queue, share.now * step)
+            ahead[queue] += (share.now - share.slots) * step
+            assert abs(ahead[queue]) <= max(steps) + 1e-6
+        now += step
+
+
+def test_a_queue_that_wants_nothing_is_owed_nothing() -> None:
+    shares = Shares(lambda queue: 1.0)
+    shares.divide(everything(3), {"a": 9.0, "b": 9.0}, 0.0)
+    shares.divide(everything(3), {"a": 9.0, "b": 9.0}, 10.0)
+    assert shares.lag("b") == pytest.approx(15.0)
+    shares.divide(everything(3), {"a": 9.0}, 20.0)
+    assert shares.lag("b") == 0.0
+
+
+def test_what_is_owed_has_a_bound_and_a_pause_of_the_scheduler_counts_little() -> None:
+    shares = Shares(lambda queue: 1.0)
+    for now in (0.0, 1e6):
+        shares.divide(everything(1), {"a": 9.0, "b": 9.0}, now)
+    assert shares.lag("a") == pytest.approx(LONGEST_STEP / 2)
+    shares.used("a", 1e9)
+    assert shares.lag("a") == -LONGEST_LAG
+    for now in range(2_000_000, 4_000_000, 100):
+        shares.divide(everything(1), {"a": 9.0, "b": 9.0}, now)
+    assert shares.lag("b") == LONGEST_LAG
+
+
+def test_a_look_changes_nothing() -> None:
+    shares = Shares(lambda queue: 1.0)
+    shares.divide(everything(1), {"a": 9.0, "b": 9.0}, 0.0)
+    for _ in range(3):
+        assert shares.peek(everything(1), {"a": 9.0}).get("b", NOTHING) == NOTHING
+    shares.divide(everything(1), {"a": 9.0, "b": 9.0}, 2.0)
+    assert shares.lag("b") == pytest.approx(1.0)
