@@ -65,7 +65,15 @@ LIFE: Final = (
 )
 """Those that are reached only when something is cancelled, replayed or purged, waits for its time, or is forgotten."""
 
-KNOWN: Final = PATH + LIFE
+FLEET: Final = (
+    "rearranger.before_commit",
+    "rearranger.after_commit",
+    "quota_keeper.before_commit",
+    "quota_keeper.after_commit",
+)
+"""Those that are reached only when an operator moves tasks or changes limits."""
+
+KNOWN: Final = PATH + LIFE + FLEET
 """Every failpoint."""
 
 ACTIONS: Final = ("kill", "exit", "raise", "timeout", "hang")

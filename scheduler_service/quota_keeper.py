@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from common.administration import Change, ListQuotas, Quotas, SetQuota
+from common.failpoints import reached
 from common.quotas import Quota, Scope
 from common.wire import Message, decode
 from scheduler_service import operations
@@ -40,7 +41,9 @@ class QuotaKeeper:
             return Quotas(error=FORBIDDEN, forbidden=True)
         if fault := _fault(ask):
             return Quotas(error=fault)
+        await reached("quota_keeper.before_commit")
         changed = await self._store.run(operations.set_quota, ask, asker.user, time.time())
+        await reached("quota_keeper.after_commit")
         # Also when it was so already: an answer of the store that was lost must not keep a change from its effect.
         self._effect(changed.quota)
         if changed.change is not None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from common.administration import Change, Rearrange, Rearranged
+from common.failpoints import reached
 from common.wire import MAX_PACK_ITEMS, Message, decode
 from scheduler_service import operations
 from scheduler_service.asking import PATIENCE, Asker
@@ -55,6 +56,7 @@ class Rearranger:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
+                await reached("rearranger.before_commit")
                 page = await self._store.run(
                     operations.rearrange,
                     ask.where,
@@ -67,6 +69,7 @@ class Rearranger:
                     asker.user,
                     time.time(),
                 )
+                await reached("rearranger.after_commit")
             except BaseException:
                 self._doubt()
                 raise
