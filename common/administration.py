@@ -59,6 +59,7 @@ class QueueReport(Struct, omit_defaults=True):
         window: how many tasks may be dispatched and unfinished.
         quota: what it may have.
         note: why nothing is dispatched, in a sentence; empty when it is.
+        limited: how many of the queued a pause or a limit holds back now.
     """
 
     name: str
@@ -77,6 +78,7 @@ class QueueReport(Struct, omit_defaults=True):
     window: int = 0
     quota: Quota | None = None
     note: str = ""
+    limited: int = 0
 
 
 class Queues(Message):

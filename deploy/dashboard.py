@@ -163,11 +163,67 @@ def dispatch() -> list[Panel]:
     ]
 
 
+def scaling() -> list[Panel]:
+    """Whether there are as many workers as it takes, and what waits for something else than a worker."""
+    recommended = f"max by (queue) (warren_recommended_workers{{{_Q}}})"
+    return [
+        graph(
+            "Workers, recommended and live",
+            [
+                Query(recommended, "{{queue}}"),
+                Query(f"sum({recommended})", "all queues"),
+                Query("max(warren_live_workers)", "live"),
+            ],
+            about="Live below the sum for long: the autoscaler is at its bound, or does not run.",
+        ),
+        graph(
+            "In and out, by queue",
+            [
+                Query(rate("warren_tasks_submitted_total", "queue", _Q), "{{queue}} in"),
+                Query(rate("warren_tasks_completed_total", "queue", _Q), "{{queue}} out"),
+            ],
+            unit="ops",
+        ),
+        graph(
+            "Oldest that waits, by queue",
+            [Query(f"max by (queue) (warren_queue_oldest_seconds{{{_Q}}})", "{{queue}}")],
+            unit="s",
+            about="Says more than how many wait: a line that rises with the clock is a queue from which nothing goes.",
+        ),
+        graph(
+            "Time to drain, by queue",
+            [Query(f"max by (queue) (warren_queue_drain_seconds{{{_Q}}}) < +Inf", "{{queue}}")],
+            unit="s",
+            about="No line: it is never done as it is now. Nobody serves it, nobody can run it, or it is paused.",
+        ),
+        graph(
+            "Held back, by queue",
+            [
+                Query(f"sum by (queue) (warren_tasks_unrunnable{{{_Q}}})", "{{queue}}: nobody can run it"),
+                Query(f"sum by (queue) (warren_tasks_limited{{{_Q}}})", "{{queue}}: paused or limited"),
+            ],
+            about="Queued tasks that more workers of the same kind would not help. `warren queues` says why.",
+        ),
+        graph(
+            "Workers by state",
+            [Query("max by (state) (warren_workers)", "{{state}}")],
+            stacked=True,
+            colours=(("alive", GREEN), ("lost", RED), ("silent", ORANGE), ("paused", YELLOW)),
+            about="Lost: died without a word in the last ten minutes. Scaling down does not show here.",
+        ),
+    ]
+
+
 def workers() -> list[Panel]:
     """One line for each worker process."""
     return [
         graph("Running by worker", [Query("sum by (instance) (warren_worker_running)", "{{instance}}")], stacked=True),
         graph("Live slots by queue", [Query(f"sum by (queue) (warren_live_slots{{{_Q}}})", "{{queue}}")]),
+        graph(
+            "Slots taken away by load",
+            [Query("max by (instance) (warren_worker_capacity - warren_worker_slots)", "{{instance}}")],
+            about="Memory or loop lag is above the worker's settings, so it takes fewer tasks; its log says which.",
+        ),
         graph(
             "Event loop lag",
             [Query("max by (instance) (warren_worker_loop_lag_seconds)", "{{instance}}")],
@@ -247,6 +303,7 @@ def trouble() -> list[Panel]:
                 Query(
                     f"sum by (reason) (increase(warren_worker_process_ends_total[{window}]))", "processes {{reason}}"
                 ),
+                Query(f"sum by (task) (increase(warren_worker_slow_total[{window}]))", "{{task}} far beyond its time"),
             ],
             about="`recycled` is routine. Given up: task functions that did not end after their hard timeout.",
         ),
@@ -341,6 +398,7 @@ def dashboard() -> dict[str, Any]:
         ("Flow", flow()),
         ("Latency", latency()),
         ("Dispatch", dispatch()),
+        ("Scaling and limits", scaling()),
         ("Workers", workers()),
         ("Trouble", trouble()),
         ("Costs", costs()),

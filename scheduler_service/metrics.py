@@ -246,6 +246,7 @@ class _FleetGauges(Collector):
         recommended = gauge("warren_recommended_workers", "Workers that would empty the queue within drain_target.")
         oldest = gauge("warren_queue_oldest_seconds", "For which the oldest queued task has been due.")
         unrunnable = gauge("warren_tasks_unrunnable", "Queued tasks that no live worker can run.")
+        limited = gauge("warren_tasks_limited", "Queued tasks that a pause or a limit holds back.")
         used = gauge("warren_used_slots", "Slots of the workers that serve the queue in which something runs.")
         reports = self._queues.reports()
         by_label: dict[str, list[QueueReport]] = defaultdict(list)
@@ -257,9 +258,10 @@ class _FleetGauges(Collector):
             recommended.add_metric((label,), sum(report.recommended_workers for report in some))
             oldest.add_metric((label,), max(report.oldest for report in some))
             unrunnable.add_metric((label,), sum(report.unrunnable for report in some))
+            limited.add_metric((label,), sum(report.limited for report in some))
             serving = {id(w): w for report in some for w in self._directory.serving(report.name)}
             used.add_metric((label,), sum(len(worker.running) for worker in serving.values()))
         workers = GaugeMetricFamily("warren_workers", "Workers by how they are.", labels=("state",))
         for state, count in self._workers.states().items():
             workers.add_metric((state,), count)
-        return [drain, recommended, oldest, unrunnable, used, workers]
+        return [drain, recommended, oldest, unrunnable, limited, used, workers]

@@ -122,6 +122,7 @@ class QueueReporter:
             self._flights.window(queue, now).tasks,
             None if quota == Quota(scope=Scope.QUEUE, name=queue) else quota,
             self._note(queue, queued, unrunnable, now) if queued else "",
+            self._limited(queue, now),
         )
 
     def _demand(
@@ -167,6 +168,12 @@ class QueueReporter:
             for waiting in self._backlog.lanes(queue)
             if self._capability.of(waiting.lane).serves is Serves.NONE
         )
+
+    def _limited(self, queue: str, now: float) -> int:
+        if not self._ledger.quotas():
+            return 0
+        lanes = self._backlog.lanes(queue)
+        return sum(waiting.count for waiting in lanes if self._ledger.allowed(waiting.lane, now) <= 0)
 
     def _note(self, queue: str, queued: int, unrunnable: int, now: float) -> str:
         """Why nothing, or not everything, is dispatched."""

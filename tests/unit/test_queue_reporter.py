@@ -140,6 +140,39 @@ def test_a_limit_is_a_reason_to_wait(fleet: Fleet, scope: Scope, name: str, quot
     assert fleet.reporter.reports(["default"])[0].note == ("paused" if why == "the queue 'default' is paused" else why)
 
 
+def test_what_limits_and_pauses_hold_back_is_counted_apart(fleet: Fleet) -> None:
+    fleet.work()
+    fleet.queue(2, key="late")
+    fleet.queue(3)
+    assert fleet.reporter.reports()[0].limited == 0
+    fleet.quota(Scope.KEY, "late", paused=True)
+    (held,) = fleet.reporter.reports()
+    assert (held.limited, held.queued) == (2, 5)
+
+
+def test_the_signals_for_scaling_follow_from_depth_rate_and_slots(fleet: Fleet) -> None:
+    """Two workers of ten slots, tasks of 3 s, of which five a second come: 15 slots for those, and the backlog's."""
+    fleet.work("w1")
+    fleet.work("w2")
+    fleet.telemetry.emit(events.Submitted(1, {"default": 1}, 0))
+    for second in range(60):
+        fleet.now = NOW + 1 + second
+        fleet.telemetry.emit(events.Submitted(5, {"default": 5}, 0))
+        done = [events.Finished("default", "add", "succeeded", 3.0, 9.0)] * 5
+        fleet.telemetry.emit(events.Replied(5, done, 0))
+    fleet.now = NOW + 61
+    (calm,) = fleet.reporter.reports()
+    assert (calm.accepted, calm.finished, calm.drain_seconds) == (5.0, 5.0, 0.0)
+    assert calm.recommended_workers == 2
+    fleet.queue(600)
+    (busy,) = fleet.reporter.reports()
+    assert busy.drain_seconds == 120.0, "five a second were finished lately, since the oldest has waited for 30 s"
+    assert busy.recommended_workers == 5, "15 slots for what comes, 600 x 3 s / 60 s for what waits"
+    fleet.quota(Scope.QUEUE, "default", rate=Rate(4, 1.0))
+    (limited,) = fleet.reporter.reports()
+    assert (limited.drain_seconds, limited.recommended_workers) == (150.0, 2), "more workers make it no faster"
+
+
 def test_one_that_only_waits_for_its_turn_has_no_reason(fleet: Fleet) -> None:
     fleet.work()
     fleet.quota(Scope.QUEUE, "default", concurrency=2, rate=Rate(2, 1.0))
