@@ -7,7 +7,7 @@ BENCH := .venv/.installed-bench
 # The tests wait most of the time: for heartbeats, for brokers to start. The tests of one file share what is slow to start.
 SIDE_BY_SIDE ?= -n 2 --dist loadfile
 
-.PHONY: help check test test-docker chaos demo bench bench-beats broker up down format clean
+.PHONY: help check test test-docker chaos demo bench bench-beats bench-wave broker up down format clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -45,6 +45,9 @@ bench: $(BENCH) ## Measure Warren and, on the same broker, Celery, Dramatiq and 
 
 bench-beats: $(BENCH) ## Measure what the beats of up to 200 workers cost
 	$(BIN)/python -m tests.bench.beats
+
+bench-wave: $(DEV) ## Measure how workers in Docker Compose follow a wave of load
+	$(BIN)/python -m tests.bench.wave
 
 broker: $(DEV) ## Keep a broker of your own in the foreground until Ctrl-C
 	@$(BIN)/python -m deploy.local.broker

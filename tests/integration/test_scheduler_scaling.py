@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from common.administration import ListQueues, QueueReport, Queues
 from common.wire import Assignment, Outcome
@@ -42,7 +43,7 @@ async def test_depth_run_time_and_slots_say_how_long_it_takes_and_how_many_worke
             done = len(producer.told)
             await eventually(lambda: len(worker.holding) == 4)
             await worker.finish(half_a_minute)
-            await eventually(lambda before=done: len(producer.told) > before)
+            await eventually(partial(lambda before: len(producer.told) > before, done))
         await eventually(lambda: len(worker.holding) == 4)
         now = await report(producer)
         waiting = 100 - len(worker.seen)
