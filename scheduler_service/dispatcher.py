@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from common.background import Background, Report
 from common.backoff import reconnect_wait
 from common.errors import StoreError
-from common.quotas import Quota
+from common.quotas import Quota, Scope
 from common.states import Rules, State
 from scheduler_service import operations
 from scheduler_service.fleet import lanes
@@ -31,6 +31,7 @@ from scheduler_service.fleet.turns import Turns
 from scheduler_service.operations import Claimed, Ended, Outset
 from scheduler_service.sender import Sender
 from scheduler_service.storage.claims import ClaimedTask, Turn
+from scheduler_service.storage.quotas import Used
 from scheduler_service.storage.store import Store
 from scheduler_service.storage.tasks import Moved, Placement
 
@@ -119,12 +120,10 @@ class Dispatcher:
             return
         outset = await self._store.run(operations.outset, time.time())
         self._take_quotas(outset)
-        now, wall = self._clock(), time.time()
-        for used in outset.used:
-            self._ledger.recall_used(used.scope, used.name, used.count, wall - used.at, now)
         self._take_backlog(outset)
         self._flights.start_from(outset.confirmed)
         unsure = self._adopt(outset, outset.confirmed)
+        self._recall(outset.used, unsure)
         if outset.dispatched:
             log.info("tasks were out", extra={"count": len(outset.dispatched), "published_again": len(unsure)})
         self._loop.start()
@@ -285,6 +284,7 @@ class Dispatcher:
         self._flights.retain(outset.dispatched, self._clock())
         self._take_quotas(outset)
         strays = self._adopt(outset, -1)
+        self._recall((), strays)
         self._flights.settle_doubts(doubts)
         self._doubtful = bool(self._flights.doubts())
         self._take_backlog(outset)
@@ -299,6 +299,26 @@ class Dispatcher:
             if lane is not None:
                 self._ledger.adopt(lane)
         return unsure
+
+    def _recall(self, used: Sequence[Used], late: Sequence[ClaimedTask]) -> None:
+        """Count for the rates what went lately; `late` goes only now, though its transaction was earlier."""
+        now, wall = self._clock(), time.time()
+        counts = Counter(
+            limited
+            for task in late
+            for limited in ((Scope.QUEUE, task.queue), (Scope.TASK, task.assignment.task), (Scope.KEY, task.key))
+        )
+        left = Counter(counts)
+        gone: list[tuple[Used, int]] = []
+        for each in reversed(used):
+            moved = min(each.count, left[each.scope, each.name])
+            left[each.scope, each.name] -= moved
+            gone.append((each, each.count - moved))
+        for each, count in reversed(gone):
+            if count:
+                self._ledger.recall_used(each.scope, each.name, count, wall - each.at, now)
+        for (scope, name), count in counts.items():
+            self._ledger.recall_used(scope, name, count, 0.0, now)
 
     def _take_backlog(self, outset: Outset) -> None:
         self._backlog.replace(

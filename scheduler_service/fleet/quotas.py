@@ -11,7 +11,6 @@ for the moments at which tasks are published. What nobody has limited costs next
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from heapq import heappop, heappush
 from typing import Final
 
@@ -40,15 +39,15 @@ class Ledger:
         self._keys: dict[str, Limit] = {}
         self._accounts: dict[int, _Account] = {}
         self._freed: set[str] = set()
-        self._alarms: list[tuple[float, str | None]] = []
-        self._alarmed: set[tuple[float, str | None]] = set()
+        self._alarms: list[tuple[float, str]] = []  # with a key, or an empty one: keys of one moment are compared
+        self._alarmed: set[tuple[float, str]] = set()
         self.version = 0
         """Counts the changes of quotas."""
 
     def set(self, quota: Quota) -> None:
         """Let `quota` hold from now on, in place of an earlier one of the same scope and name.
 
-        What is out counts at once. A rate counts from when it was first set, or from what `recall` knows.
+        What is out counts at once. A rate counts from when it was first set, or from what `recall_used` says.
         """
         self.version += 1
         limits = self._limits(quota.scope)
@@ -109,11 +108,11 @@ class Ledger:
 
     def queue_room(self, queue: str, now: float) -> int:
         """How many more tasks the quota of `queue` lets go."""
-        return self._room(self._queues.get(queue), None, now)
+        return self._room(self._queues.get(queue), "", now)
 
     def task_room(self, task: str, now: float) -> int:
         """How many more tasks the quota of a task function lets go."""
-        return self._room(self._tasks.get(task), None, now)
+        return self._room(self._tasks.get(task), "", now)
 
     def key_room(self, key: str, now: float) -> int:
         """How many more tasks the quota of `key` lets go."""
@@ -167,19 +166,13 @@ class Ledger:
             if account.lane.key in self._keys:
                 self._freed.add(account.lane.key)
 
-    def recall(self, lane: Lane, ages: Iterable[float], now: float) -> None:
-        """Before anything else is dispatched: tasks of `lane` were dispatched this many seconds ago.
+    def recall_used(self, scope: Scope, name: str, count: int, age: float, now: float) -> None:
+        """Before anything else is dispatched: `count` tasks of `name` were, `age` seconds ago.
 
         After a restart the store says what was dispatched in the last seconds, finished or not, so that a restart does
-        not exceed a rate. To be called for all lanes together in the order of `ages`, the oldest first, or for each
-        moment by itself; a moment in the future, after the wall clock was set back, counts as now.
+        not exceed a rate. To be called in the order of the ages, the oldest first; a moment in the future, after the
+        wall clock was set back, counts as now.
         """
-        for age in sorted(ages, reverse=True):
-            for limit in self._of(lane):
-                limit.record(1, now - max(0.0, age))
-
-    def recall_used(self, scope: Scope, name: str, count: int, age: float, now: float) -> None:
-        """As `recall`, where the store says it by what a rate limits: `count` were dispatched `age` seconds ago."""
         limit = self._limits(scope).get(name)
         if limit is not None:
             limit.record(count, now - max(0.0, age))
@@ -189,7 +182,7 @@ class Ledger:
         while self._alarms and self._alarms[0][0] <= now and len(self._freed) < most:
             alarm = heappop(self._alarms)
             self._alarmed.discard(alarm)
-            if alarm[1] is not None:
+            if alarm[1]:
                 self._freed.add(alarm[1])
         return [self._freed.pop() for _ in range(min(most, len(self._freed)))]
 
@@ -208,7 +201,7 @@ class Ledger:
         """The longest span of any rate, seconds: so much of the past is asked of the store at the start."""
         return max((quota.rate.per for quota in self.quotas() if quota.rate is not None), default=0.0)
 
-    def _room(self, limit: Limit | None, key: str | None, now: float) -> int:
+    def _room(self, limit: Limit | None, key: str, now: float) -> int:
         if limit is None:
             return UNLIMITED
         room = limit.room(now)

@@ -1,7 +1,8 @@
 """A fleet under a fake clock: the parts that decide about turns are real, and the rest is as simple as it can be.
 
-Events happen in the order of their time. The store is a list for each lane; the broker hands a task to a worker when
-one of its slots is free; a path takes a millisecond in each direction. Each run is the same again.
+Events happen in the order of their time. The store is a list for each lane, and a real table of what rates have used
+up; the broker hands a task to a worker when one of its slots is free; a path takes a millisecond in each direction.
+The scheduler may be restarted, and the wall clock set. Each run is the same again.
 """
 
 from __future__ import annotations
@@ -11,22 +12,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
+from typing import Any
 
+from sqlalchemy import create_engine
+
+from common.quotas import Quota, Scope
 from common.wire import Assignment, Beat
-from scheduler_service.fleet.backlog import Backlog
+from scheduler_service.fleet.backlog import Backlog, Found
 from scheduler_service.fleet.capability import Capability
 from scheduler_service.fleet.directory import Directory
 from scheduler_service.fleet.flights import Flights
 from scheduler_service.fleet.lanes import Lane, lane
 from scheduler_service.fleet.quotas import Ledger
 from scheduler_service.fleet.turns import Turn, Turns
+from scheduler_service.operations.moving import note_dispatched
+from scheduler_service.storage import quotas
 from scheduler_service.storage.claims import ClaimedTask
+from scheduler_service.storage.schema import recent
 from scheduler_service.storage.tasks import Placement
 
 PATH = 0.001
 START = 1000.0
 EPOCH = 1_700_000_000.0
-"""What the wall clock says at the start, less `START`."""
+"""What the wall clock is ahead of the other one at first."""
 
 
 @dataclass(eq=False)
@@ -34,6 +42,7 @@ class Job:
     """A task: where it waits, how long it runs on a worker of speed 1, and what became of it when."""
 
     lane: Lane
+    wanted: Lane
     run: float
     seq: int
     submitted: float
@@ -57,6 +66,8 @@ class Machine:
     slots: int
     speed: float = 1.0
     busy: int = 0
+    functions: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
     own: deque[Job] = field(default_factory=deque)
 
 
@@ -71,22 +82,80 @@ class Fleet:
     def __init__(self, max_lanes: int = 10_000, path: float = PATH) -> None:
         self.now = START
         self.path = path
-        self.directory = Directory(1e9)
-        self.ledger = Ledger()
-        self.backlog = Backlog(max_lanes, self.ledger.limits, self.ledger.weight_of_key)
-        self.flights = Flights(self.directory, 5000, landed=self.ledger.landed)
-        self.turns = Turns(self.backlog, self.ledger, Capability(self.directory), self.flights)
-        self.flights.share_by(self.ledger.weight_of_queue, self.turns.runnable, self.backlog.keyed)
+        self.max_lanes = max_lanes
+        self.wall_ahead = EPOCH
+        self.up = True
+        self.quotas: dict[tuple[Scope, str], Quota] = {}
+        self._unheard: list[tuple[Job, float]] = []
+        self._out: dict[int, ClaimedTask] = {}
+        engine = create_engine("sqlite://")
+        recent.create(engine)
+        self._store = engine.connect()
+        self._build()
         self.stored: dict[int, deque[Job]] = defaultdict(deque)
         self.work: dict[str, deque[Job]] = defaultdict(deque)
         self.machines: list[Machine] = []
         self.done: list[Job] = []
         self.sent: list[Job] = []
-        self.leases: dict[int, str] = {}
         self.used: Counter[str] = Counter()
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._serial = count()
         self._pumping_at = 0.0
+
+    def _build(self) -> None:
+        self.directory = Directory(1e9)
+        self.ledger = Ledger()
+        self.backlog = Backlog(self.max_lanes, self.ledger.limits, self.ledger.weight_of_key)
+        self.flights = Flights(self.directory, 5000, landed=self.ledger.landed)
+        self.turns = Turns(self.backlog, self.ledger, Capability(self.directory), self.flights)
+        self.flights.share_by(self.ledger.weight_of_queue, self.turns.runnable, self.backlog.keyed)
+
+    @property
+    def wall(self) -> float:
+        """What the wall clock says."""
+        return self.wall_ahead + self.now
+
+    def close(self) -> None:
+        """Close the table."""
+        self._store.close()
+        self._store.engine.dispose()
+
+    def limit(self, scope: Scope, name: str, **what: Any) -> None:
+        """An operator sets a quota."""
+        quota = self.quotas[scope, name] = Quota(scope=scope, name=name, **what)
+        self.ledger.set(quota)
+        self.pump()
+
+    def stop(self) -> None:
+        """The scheduler is killed."""
+        self.up = False
+
+    def start(self) -> None:
+        """Another scheduler starts, knowing what the store says, as `Dispatcher.start` does."""
+        self._build()
+        self.up = True
+        for machine in self.machines:
+            self._beat(machine)
+        for quota in self.quotas.values():
+            self.ledger.set(quota)
+        for used in quotas.used(self._store):
+            self.ledger.recall_used(used.scope, used.name, used.count, self.wall - used.at, self.now)
+        self.backlog.replace(
+            Found(self.backlog.resolve(number, jobs[0].wanted), len(jobs), self.wall_ahead + jobs[0].submitted)
+            for number, jobs in self.stored.items()
+            if jobs
+        )
+        out = list(self._out.values())
+        self.flights.adopt(out, max((task.number for task in out), default=0), self.now)
+        for task in out:
+            lane = self.flights.by_lease[task.assignment.lease].lane
+            assert lane is not None
+            self.ledger.adopt(lane)
+        unheard, self._unheard = self._unheard, []
+        for job, seconds in unheard:
+            self._apply(job, seconds)
+        self._pumping_at = 0.0
+        self.pump()
 
     def worker(
         self,
@@ -98,16 +167,20 @@ class Fleet:
     ) -> Machine:
         """A worker comes."""
         machine = Machine(f"w{len(self.machines)}", queues or ("q",), slots, speed)
+        machine.functions, machine.labels = list(functions), list(labels)
         self.machines.append(machine)
-        beat = Beat(machine.name, 1, list(machine.queues), slots, [], [], capacity=slots, direct=True)
-        beat.functions, beat.labels = list(functions), list(labels)
-        self.directory.hear(beat, self.now)
+        self._beat(machine)
         self.after(0.0, self.pump)
         return machine
 
+    def _beat(self, machine: Machine) -> None:
+        beat = Beat(machine.name, 1, list(machine.queues), machine.slots, [], [], capacity=machine.slots, direct=True)
+        beat.functions, beat.labels = machine.functions, machine.labels
+        self.directory.hear(beat, self.now)
+
     def submit(self, where: Lane, *runs: float) -> list[Job]:
         """Tasks of one lane are submitted together."""
-        jobs = [Job(where, run, next(self._serial), self.now) for run in runs]
+        jobs = [Job(where, where, run, next(self._serial), self.now) for run in runs]
         where = self.backlog.place(where)
         for job in jobs:
             job.lane = where
@@ -117,11 +190,11 @@ class Fleet:
         self._send(jobs[:go], placements, "")
         if jobs[go:]:
             self.stored[where.number].extend(jobs[go:])
-            self.backlog.add(where, len(jobs) - go, EPOCH + self.now)
+            self.backlog.add(where, len(jobs) - go, self.wall)
         self.pump()
         return jobs
 
-    def after(self, seconds: float, then: Callable[[], None]) -> None:
+    def after(self, seconds: float, then: Callable[[], object]) -> None:
         """Something happens later."""
         heappush(self._events, (self.now + seconds, next(self._serial), then))
 
@@ -142,7 +215,9 @@ class Fleet:
 
     def pump(self) -> None:
         """Claim while there is something to claim."""
-        while turns := self.turns.plan(self.now, EPOCH + self.now):
+        if not self.up:
+            return
+        while turns := self.turns.plan(self.now, self.wall):
             for turn in turns:
                 self._claim(turn)
         again = self.turns.again_at
@@ -161,7 +236,7 @@ class Fleet:
             jobs.append(min(heads, key=lambda queue: queue[0].seq).popleft())
         self.flights.release(turn.queue, placements[len(jobs) :])
         found = Counter(job.lane.number for job in jobs)
-        oldest = {job.lane.number: EPOCH + job.submitted for job in jobs}
+        oldest = {job.lane.number: self.wall_ahead + job.submitted for job in jobs}
         self.turns.settle(turn, found, found, self.now, oldest)
         self._send(jobs, placements, turn.worker)
 
@@ -181,10 +256,14 @@ class Fleet:
                     worker=worker,
                 )
             )
-            self.leases[job.seq] = placement.lease
+            self._out[job.seq] = claimed[-1]
             job.sent = self.now
             self.sent.append(job)
         if jobs:
+            spans = {(scope.value, name): each.rate.per for (scope, name), each in self.quotas.items() if each.rate}
+            dispatched = ((job.lane.queue, job.lane.task, job.lane.key) for job in jobs)
+            if spans:
+                note_dispatched(self._store, spans, dispatched, self.wall)
             self.flights.launch(claimed, self.now)
             self.after(self.path, lambda: self._arrive(jobs, worker))
 
@@ -223,7 +302,10 @@ class Fleet:
         self.after(self.path, lambda: self._apply(job, seconds))
 
     def _apply(self, job: Job, seconds: float) -> None:
-        self.flights.land(self.leases.pop(job.seq), self.now, seconds)
+        if not self.up:
+            self._unheard.append((job, seconds))
+            return
+        self.flights.land(self._out.pop(job.seq).assignment.lease, self.now, seconds)
         self.pump()
 
 
