@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 from common.wire import Isolation
 from scheduler_service.fleet.window import BUNDLE_BYTES
@@ -12,28 +12,30 @@ ENVELOPE = 160
 """Bytes of an assignment beside its arguments, about."""
 
 
-def pack(claimed: Sequence[ClaimedTask], limits: dict[str, int]) -> Iterable[list[ClaimedTask]]:
-    """Bundles of one queue, one priority and one destination each, in the order given; suspects travel alone.
+def pack(claimed: Sequence[ClaimedTask], limits: Mapping[str, int]) -> list[list[ClaimedTask]]:
+    """Bundles of one queue, one priority and one destination each; suspects travel alone.
 
     Args:
         claimed: dispatches.
         limits: for each queue, how many tasks a bundle may hold.
+
+    Returns:
+        The bundles in the order of their first tasks: one that is full must not overtake another that came before it
+        and has room left, since the broker hands them out as they come.
     """
-    open_bundles: dict[tuple[str, int, str], tuple[list[ClaimedTask], int]] = {}
+    bundles: list[list[ClaimedTask]] = []
+    with_room: dict[tuple[str, int, str], tuple[list[ClaimedTask], int]] = {}
     for task in claimed:
         if task.assignment.isolation is not Isolation.NONE:
-            yield [task]
+            bundles.append([task])
             continue
         key = (task.queue, task.priority, task.worker)
         size = ENVELOPE + len(bytes(task.assignment.args)) + len(bytes(task.assignment.kwargs))
-        bundle, total = open_bundles.pop(key, ([], 0))
-        if bundle and total + size > BUNDLE_BYTES:
-            yield bundle
+        bundle, total = with_room.pop(key, ([], 0))
+        if not bundle or total + size > BUNDLE_BYTES:
             bundle, total = [], 0
+            bundles.append(bundle)
         bundle.append(task)
-        if len(bundle) >= limits.get(task.queue, 1):
-            yield bundle
-        else:
-            open_bundles[key] = (bundle, total + size)
-    for bundle, _ in open_bundles.values():
-        yield bundle
+        if len(bundle) < limits.get(task.queue, 1):
+            with_room[key] = (bundle, total + size)
+    return bundles

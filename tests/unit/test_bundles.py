@@ -26,36 +26,41 @@ def numbers(bundles: list[list[ClaimedTask]]) -> list[list[int]]:
 
 
 def test_nothing_makes_no_bundle() -> None:
-    assert list(pack([], {})) == []
+    assert pack([], {}) == []
 
 
 def test_a_bundle_holds_as_many_as_its_queue_allows_in_the_order_given() -> None:
     tasks = [claimed(n) for n in range(5)]
-    assert numbers(list(pack(tasks, {"default": 2}))) == [[0, 1], [2, 3], [4]]
+    assert numbers(pack(tasks, {"default": 2})) == [[0, 1], [2, 3], [4]]
 
 
 def test_without_a_limit_each_travels_by_itself() -> None:
-    assert numbers(list(pack([claimed(0), claimed(1)], {}))) == [[0], [1]]
+    assert numbers(pack([claimed(0), claimed(1)], {})) == [[0], [1]]
 
 
 def test_queues_and_priorities_do_not_share_a_bundle() -> None:
     tasks = [claimed(0), claimed(1, "email"), claimed(2, priority=9), claimed(3), claimed(4, "email")]
-    assert sorted(numbers(list(pack(tasks, {"default": 10, "email": 10})))) == [[0, 3], [1, 4], [2]]
+    assert sorted(numbers(pack(tasks, {"default": 10, "email": 10}))) == [[0, 3], [1, 4], [2]]
+
+
+def test_a_bundle_that_is_full_does_not_overtake_one_that_came_before_it() -> None:
+    tasks = [claimed(0, priority=9), claimed(1), claimed(2), claimed(3, priority=0), claimed(4)]
+    assert numbers(pack(tasks, {"default": 2})) == [[0], [1, 2], [3], [4]]
 
 
 def test_a_suspect_travels_alone_and_does_not_part_the_others() -> None:
     tasks = [claimed(0), claimed(1, isolation=Isolation.CHILD), claimed(2), claimed(3, isolation=Isolation.ALONE)]
-    assert sorted(numbers(list(pack(tasks, {"default": 10})))) == [[0, 2], [1], [3]]
+    assert sorted(numbers(pack(tasks, {"default": 10}))) == [[0, 2], [1], [3]]
 
 
 def test_a_bundle_stays_below_its_size() -> None:
     third = BUNDLE_BYTES // 3
-    assert numbers(list(pack([claimed(n, size=third) for n in range(4)], {"default": 10}))) == [[0, 1], [2, 3]]
+    assert numbers(pack([claimed(n, size=third) for n in range(4)], {"default": 10})) == [[0, 1], [2, 3]]
 
 
 def test_one_large_task_travels_alone_all_the_same() -> None:
     tasks = [claimed(0), claimed(1, size=2 * BUNDLE_BYTES), claimed(2)]
-    assert numbers(list(pack(tasks, {"default": 10}))) == [[0], [1], [2]]
+    assert numbers(pack(tasks, {"default": 10})) == [[0], [1], [2]]
 
 
 any_task = st.builds(
@@ -72,9 +77,12 @@ any_task = st.builds(
 def test_every_task_travels_once_and_no_bundle_breaks_a_rule(tasks: list[ClaimedTask], limit: int) -> None:
     for number, task in enumerate(tasks):
         task.number = number
-    bundles = list(pack(tasks, {"default": limit, "email": limit}))
+    bundles = pack(tasks, {"default": limit, "email": limit})
     assert sorted(task.number for bundle in bundles for task in bundle) == sorted(task.number for task in tasks)
+    firsts = [bundle[0].number for bundle in bundles]
+    assert firsts == sorted(firsts)
     for bundle in bundles:
+        assert [task.number for task in bundle] == sorted(task.number for task in bundle)
         assert 1 <= len(bundle) <= limit
         assert len({(task.queue, task.priority) for task in bundle}) == 1
         assert len(bundle) == 1 or {task.assignment.isolation for task in bundle} == {Isolation.NONE}
