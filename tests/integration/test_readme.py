@@ -192,7 +192,8 @@ def test_the_blocks_about_the_fleet(shell: Shell) -> None:
     ]  # fmt: skip
 
     program = readme.block("python", SYNC).splitlines()[0] + "\n" + readme.block("python", FLEET)
-    *described, answered = shell.run(sys.executable, "-W", "error", "-c", program).splitlines()
+    shown, *described, answered = shell.run(sys.executable, "-W", "error", "-c", program).splitlines()
+    assert shown == "5 no live worker of the queue 'default' that knows 'add' has the labels gpu"
     assert {line.split()[0] for line in described} >= {"bulk", "default", "email"}
     assert answered.split()[0] == worker
 
