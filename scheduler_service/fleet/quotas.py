@@ -22,6 +22,8 @@ from scheduler_service.fleet.limits import Limit
 
 UNLIMITED: Final = 2**31
 """How many may go when nothing limits it."""
+EPSILON: Final = 1e-6
+"""Seconds: so far may the difference of two wall clock times be off, as numbers have a limited precision."""
 
 
 class _Account(Struct):
@@ -175,7 +177,7 @@ class Ledger:
         """
         limit = self._limits(scope).get(name)
         if limit is not None:
-            limit.record(count, now - max(0.0, age))
+            limit.record(count, now - max(0.0, age - EPSILON))
 
     def take_freed(self, now: float, most: int) -> list[str]:
         """At most `most` of the keys of which a limit may let something go that it did not when last asked."""

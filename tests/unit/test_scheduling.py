@@ -2,9 +2,220 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterator
+from random import Random
+
 import pytest
 
-from tests.support.fleet import Fleet, of
+from common.quotas import Quota, Rate, Scope
+from tests.support.fleet import START, Fleet, Job, of
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., Fleet]]:
+    """Fleets whose tables are closed afterwards."""
+    fleets: list[Fleet] = []
+
+    def made(*args: object, **more: object) -> Fleet:
+        fleets.append(Fleet(*args, **more))  # type: ignore[arg-type]
+        return fleets[-1]
+
+    yield made
+    for fleet in fleets:
+        fleet.close()
+
+
+# --- shares ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("weights", "slots", "run", "seconds"),
+    [
+        ({"a": 1.0, "b": 1.0}, 10, 0.05, 20.0),
+        ({"a": 3.0, "b": 1.0}, 10, 0.05, 20.0),
+        ({"a": 5.0, "b": 3.0, "c": 2.0, "d": 0.5}, 10, 0.05, 20.0),
+        ({"a": 3.0, "b": 1.0}, 2, 0.1, 100.0),
+    ],
+)
+def test_shares_of_keys_match_their_weights_within_two_percent(
+    make: Callable[..., Fleet], weights: dict[str, float], slots: int, run: float, seconds: float
+) -> None:
+    fleet = make()
+    fleet.worker(slots)
+    for key, weight in weights.items():
+        fleet.limit(Scope.KEY, key, weight=weight)
+    for key in weights:
+        fleet.submit(of(key=key), *[run] * int(slots * seconds / run))
+    fleet.run(seconds)
+    shares = Counter(job.lane.key for job in fleet.done if job.started > START + seconds / 10)
+    expected = {key: weight / sum(weights.values()) * shares.total() for key, weight in weights.items()}
+    assert shares == {key: pytest.approx(share, rel=0.02) for key, share in expected.items()}
+
+
+@pytest.mark.parametrize(
+    ("weights", "slots", "runs", "seconds"),
+    [
+        ({"a": 1.0, "b": 1.0}, 10, {}, 15.0),
+        ({"a": 3.0, "b": 1.0}, 10, {}, 15.0),
+        ({"a": 5.0, "b": 3.0, "c": 2.0}, 4, {}, 50.0),
+        ({"a": 1.0, "b": 1.0, "c": 1.0}, 1, {}, 100.0),
+        ({"a": 3.0, "b": 1.0}, 2, {"b": 3.0}, 300.0),
+    ],
+)
+def test_shares_of_queues_match_their_weights_within_two_percent(
+    make: Callable[..., Fleet], weights: dict[str, float], slots: int, runs: dict[str, float], seconds: float
+) -> None:
+    """Of the time of the slots, however long the tasks of each are; and hardly any of it is idle."""
+    fleet = make()
+    fleet.worker(slots, *weights)
+    for queue, weight in weights.items():
+        fleet.limit(Scope.QUEUE, queue, weight=weight)
+    for queue in weights:
+        run = runs.get(queue, 0.1)
+        fleet.submit(of(queue, task=f"t{queue}"), *[run] * int(slots * seconds / run))
+    fleet.run(seconds)
+    used: Counter[str] = Counter()
+    for job in fleet.done:
+        if job.started > START + seconds / 10:
+            used[job.lane.queue] += job.ended - job.started  # type: ignore[assignment]
+    whole = sum(used.values())
+    expected = {queue: weight / sum(weights.values()) * whole for queue, weight in weights.items()}
+    assert used == {queue: pytest.approx(share, rel=0.02) for queue, share in expected.items()}
+    assert whole > 0.97 * 0.9 * slots * seconds
+
+
+def test_what_one_queue_does_not_use_the_others_have(make: Callable[..., Fleet]) -> None:
+    fleet = make()
+    fleet.worker(10, "a", "b")
+    fleet.submit(of("a"), *[0.1] * 2000)
+    for second in range(10):
+        fleet.after(float(second), lambda: fleet.submit(of("b"), *[0.1] * 5))
+    fleet.run(10.0)
+    assert len(fleet.done) > 0.97 * 1000
+    late = [job for job in fleet.done if job.lane.queue == "b" and job.waited > 0.3]
+    assert late == []
+
+
+def test_a_weight_that_is_changed_counts_within_a_second(make: Callable[..., Fleet]) -> None:
+    fleet = make()
+    fleet.worker(10, "a", "b")
+    for queue in "ab":
+        fleet.submit(of(queue, task=f"t{queue}"), *[0.1] * 4000)
+    fleet.run(10.0)
+    fleet.limit(Scope.QUEUE, "a", weight=4.0)
+    fleet.run(11.0)
+    fleet.run(31.0)
+    shares = Counter(job.lane.queue for job in fleet.done if job.started > START + 11.0)
+    assert shares["a"] == pytest.approx(0.8 * shares.total(), rel=0.02)
+
+
+# --- limits ----------------------------------------------------------------------------------------------------------
+
+
+def most_within(moments: list[float], span: float) -> int:
+    """The most of `moments` (in order) in one span of that length, wherever it begins."""
+    spans = (number + 1 - bisect_right(moments, at, key=lambda each: each + span) for number, at in enumerate(moments))
+    return max(spans, default=0)
+
+
+def most_at_a_time(jobs: list[Job], path: float) -> int:
+    """The most of `jobs` that were out at a time, from their dispatch until their end was applied."""
+    steps = sorted([(job.sent, 1) for job in jobs] + [(job.ended + path, -1) for job in jobs if job.ended])
+    most = out = 0
+    for _, step in steps:
+        out += step
+        most = max(most, out)
+    return most
+
+
+LIMITED = {Scope.QUEUE: "q", Scope.TASK: "t", Scope.KEY: "a"}
+
+
+def limited(fleet: Fleet, scope: Scope) -> list[Job]:
+    """The dispatched tasks that a limit of `LIMITED` is about."""
+    names = {Scope.QUEUE: "queue", Scope.TASK: "task", Scope.KEY: "key"}
+    return [job for job in fleet.sent if getattr(job.wanted, names[scope]) == LIMITED[scope]]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_limits_are_never_exceeded_whatever_happens(make: Callable[..., Fleet], seed: int) -> None:
+    """A queue, a function and a key have limits; load comes in bursts, the scheduler is killed, the clock set back."""
+    dice = Random(seed)
+    fleet = make()
+    for _ in range(3):
+        fleet.worker(dice.randint(1, 20), *dice.choice([("q",), ("q", "r")]), labels=dice.choice([[], ["gpu"]]))
+    rates = {scope: Rate(dice.randint(1, 30), dice.choice([0.5, 2.0])) for scope in Scope}
+    most = {scope: dice.randint(1, 20) for scope in Scope}
+    for scope, name in LIMITED.items():
+        fleet.limit(scope, name, rate=rates[scope], concurrency=most[scope])
+
+    def burst() -> None:
+        for _ in range(dice.randint(1, 5)):
+            key, task, requires = dice.choice(["", "a", "b"]), dice.choice("tu"), dice.choice([(), (), ("gpu",)])
+            where = of(dice.choice("qr"), key, priority=dice.randint(3, 5), task=task, requires=requires)
+            fleet.submit(where, *[dice.choice([0.0, 0.01, 0.3])] * dice.randint(1, 40))
+
+    def kill() -> None:
+        fleet.stop()
+        fleet.wall_ahead -= dice.choice([0.0, 0.0, 3600.0])
+        fleet.after(dice.choice([0.0, 0.1, 1.0]), fleet.start)
+
+    at = 0.0
+    while at < 20.0:
+        at += dice.uniform(0.0, 1.0)
+        fleet.after(at, lambda: burst() if fleet.up else None)
+        if dice.random() < 0.25:
+            fleet.after(at, lambda: kill() if fleet.up else None)
+    fleet.run(30.0)
+    assert len(fleet.done) > 30
+    for scope in Scope:
+        jobs = limited(fleet, scope)
+        assert most_within([job.sent for job in jobs], rates[scope].per) <= rates[scope].count
+        assert most_at_a_time(jobs, fleet.path) <= most[scope]
+
+
+@pytest.mark.parametrize("rate", [Rate(7, 1.0), Rate(2000, 1.0)])
+def test_a_rate_is_used_up(make: Callable[..., Fleet], rate: Rate) -> None:
+    fleet = make()
+    fleet.worker(1000)
+    fleet.limit(Scope.QUEUE, "q", rate=rate)
+    fleet.submit(of(), *[0.0] * 100_000)
+    fleet.run(4.99)
+    assert most_within([job.sent for job in fleet.sent], 1.0) <= rate.count
+    assert len(fleet.sent) == pytest.approx(5 * rate.count, rel=0.02)
+
+
+@pytest.mark.parametrize("step", [-3600.0, 3600.0])
+def test_a_wall_clock_that_is_set_while_it_runs_changes_no_limit(make: Callable[..., Fleet], step: float) -> None:
+    fleet = make()
+    fleet.worker(100)
+    fleet.limit(Scope.QUEUE, "q", rate=Rate(10, 1.0))
+    fleet.submit(of(), *[0.0] * 1000)
+    fleet.run(2.5)
+    fleet.wall_ahead += step
+    fleet.run(10.0 - 0.01)
+    assert most_within([job.sent for job in fleet.sent], 1.0) == 10
+    assert len(fleet.sent) == 100
+
+
+def test_limits_that_are_changed_while_it_runs_count_at_once(make: Callable[..., Fleet]) -> None:
+    fleet = make()
+    fleet.worker(100)
+    fleet.submit(of(), *[0.5] * 10_000)
+    changes = [(2.0, 20, 50), (4.0, 5, 50), (6.0, 40, 10), (8.0, 40, 3), (10.0, 40, 60)]
+    for at, count, concurrency in changes:
+        quota = Quota(scope=Scope.QUEUE, name="q", rate=Rate(count, 1.0), concurrency=concurrency)
+        fleet.run(at)
+        fleet.limit(quota.scope, quota.name, rate=quota.rate, concurrency=quota.concurrency)
+        fleet.run(at + 1.999)
+        # Nothing goes before what went earlier leaves room, so each whole span after the change is within it.
+        after = [job.sent for job in fleet.sent if job.sent > START + at]
+        assert 0 < most_within(after, 1.0) <= count
+        out = [job for job in fleet.sent if not job.ended or job.ended > START + at + 1.5]
+        assert most_at_a_time(out, fleet.path) <= concurrency or at == 2.0
+
 
 # --- the window ------------------------------------------------------------------------------------------------------
 
