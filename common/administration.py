@@ -136,6 +136,8 @@ class WorkerReport(Struct, omit_defaults=True):
         slots, capacity, processes: as in the beat.
         waiting: how many attempts wait in it for a slot.
         started_at: seconds since the epoch, by its clock.
+        running: the oldest of those that run; of a large fleet not all are listed.
+        busy: how many run.
     """
 
     worker: str
@@ -154,6 +156,7 @@ class WorkerReport(Struct, omit_defaults=True):
     waiting: int = 0
     running: list[RunningAttempt] = []
     load: Load = Load()
+    busy: int = 0
 
 
 class Workers(Message):

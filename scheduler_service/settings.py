@@ -28,7 +28,7 @@ class SchedulerSettings(CommonSettings, frozen=True, kw_only=True):
         max_lanes: how many combinations of queue, priority, task function, fairness key and required labels are told
             apart among the tasks that wait; beyond it, tasks of new keys share one turn.
         max_crashes: a task fails when it has killed the process that ran it this often.
-        unknown_function_grace: seconds for which a function that no worker knows is tried again.
+        unknown_function_grace: seconds for which a function that no worker ever named is tried again.
         dead_after: seconds of silence after which a worker counts as dead.
         rescue_interval: seconds between two searches for lost tasks.
         window_limit: the most tasks that one queue may have dispatched and unfinished.

@@ -108,4 +108,5 @@ def _report(
         len(beat.waiting),
         running,
         beat.load,
+        0 if state is WorkerState.LOST else len(beat.running),
     )

@@ -7,6 +7,7 @@ else goes on, so what scheduler and broker use is what the beats cost.
 import argparse
 import contextlib
 import shutil
+import statistics
 import sys
 import tempfile
 import time
@@ -18,6 +19,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from common.client.sync import Client
 from tests.bench import infrastructure
 from tests.bench.infrastructure import Broker, cleaned
 from tests.bench.rounds import new_site
@@ -28,6 +30,7 @@ from tests.bench.systems.warren import Warren
 from tests.bench.usage import UsageMeter
 
 _PATIENCE = 60.0
+_QUESTIONS = 11
 _SETTLE = 12.0
 """Seconds until the first beats, which carry the functions, are over."""
 
@@ -42,6 +45,8 @@ class Cost(msgspec.Struct):
         scheduler_mb: peak memory of the scheduler.
         per_beat_us: the scheduler's processor time for a beat, beyond what it uses without any worker.
         strangers: share of all cores that others used meanwhile.
+        answer_ms: median time of `Client.workers`, which lists them with what they run.
+        answer_kb: size of that answer.
     """
 
     workers: int
@@ -52,6 +57,8 @@ class Cost(msgspec.Struct):
     scheduler_mb: float
     per_beat_us: float
     strangers: float
+    answer_ms: float
+    answer_kb: float
 
 
 class BeatsRun:
@@ -104,6 +111,7 @@ class BeatsRun:
                 seconds, sent = time.monotonic() - began, _sent(site) - sent
             finally:
                 meter.cancel()
+            answer_ms, answer_kb = _ask(self._shared.amqp_url, namespace, workers)
         used: dict[str, Any] = spent.services
         share = {name: usage.cpu_seconds / seconds for name, usage in used.items()}
         beats = sent / seconds
@@ -116,6 +124,8 @@ class BeatsRun:
             scheduler_mb=used["scheduler"].peak_mb,
             per_beat_us=round((share["scheduler"] - idle_cpu) / beats * 1e6, 1) if beats else 0.0,
             strangers=spent.strangers,
+            answer_ms=answer_ms,
+            answer_kb=answer_kb,
         )
 
     def _await_beats(self, site: Site, services: Services) -> None:
@@ -125,6 +135,19 @@ class BeatsRun:
             if time.monotonic() > deadline:
                 raise BenchError("the fleet does not beat; its log ends:\n" + services.log("fleet"))
             time.sleep(0.1)
+
+
+def _ask(url: str, namespace: str, workers: int) -> tuple[float, float]:
+    """How many milliseconds `Client.workers` takes, and how many kilobytes its answer has."""
+    with Client(url, namespace=namespace) as client:
+        times = []
+        for _ in range(_QUESTIONS):
+            began = time.perf_counter()
+            found = client.workers()
+            times.append(time.perf_counter() - began)
+        if len(found) != workers:
+            raise BenchError(f"{len(found)} workers are listed, not {workers}")
+    return round(statistics.median(times) * 1000, 1), round(len(msgspec.json.encode(found)) / 1000, 1)
 
 
 def _sent(site: Site) -> int:
@@ -170,7 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _table(costs: Sequence[Cost]) -> Table:
-    table = Table("workers", "beats/s", "scheduler", "per beat", "scheduler", "broker", "strangers", title="Beats")
+    columns = ("workers", "beats/s", "scheduler", "per beat", "scheduler", "broker", "strangers", "`warren workers`")
+    table = Table(*columns, title="Beats")
     for cost in costs:
         table.add_row(
             str(cost.workers),
@@ -180,6 +204,7 @@ def _table(costs: Sequence[Cost]) -> Table:
             f"{cost.scheduler_mb:,.0f} MB",
             f"{cost.broker_cpu:.1%} of a core",
             f"{cost.strangers:.0%}",
+            f"{cost.answer_ms:,.0f} ms, {cost.answer_kb:,.0f} kB",
         )
     return table
 

@@ -184,6 +184,21 @@ def test_workers_are_a_table_of_80_columns(scheduler: StandIn) -> None:
     assert [line["state"] for line in lines(run(workers, "--json"))] == ["alive", "lost"]
 
 
+def test_many_workers_are_summed_up(scheduler: StandIn) -> None:
+    attempt = RunningAttempt("l", 75.0)
+    scheduler.administered.workers = [
+        WorkerReport(f"host-{number}", WorkerState.ALIVE, 0.3, slots=50, running=[attempt] * 2, busy=40)
+        for number in range(200)
+    ]
+    scheduler.administered.workers[7].state = WorkerState.LOST
+    code, shown = on_a_terminal("workers")
+    assert code == 0
+    assert len(shown.splitlines()) == 202
+    assert shown.splitlines()[1].split()[2] == "40/50"
+    assert shown.splitlines()[-1] == "200 workers: 199 alive, 1 lost; 7,960 of 9,950 slots busy"
+    assert run(workers, "--running").stdout.splitlines()[4] == "          and 38 more, which have run for less long"
+
+
 def test_colours_are_for_terminals(scheduler: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     scheduler.administered.workers = [WorkerReport("w1", WorkerState.LOST, 1.0, slots=5)]
     assert "\x1b[" not in on_a_terminal("workers")[1]

@@ -90,3 +90,17 @@ async def test_an_answer_is_bounded(fleet: Fleet, monkeypatch: pytest.MonkeyPatc
         fleet.hear(name, running=[f"{name}-{number}" for number in range(50)], functions=list("abcdefgh"))
     reports = (await fleet.ask()).workers
     assert [(len(report.running), len(report.functions)) for report in reports] == [(20, 3), (20, 3)]
+
+
+async def test_how_many_run_is_told_also_when_not_all_are_listed(fleet: Fleet) -> None:
+    """A fleet of 200 workers with 100 tasks each fits into one message, with room to spare."""
+    functions = [f"shop.functions.function_{number}" for number in range(50)]
+    for number in range(200):
+        leases = [f"{number:04}-{each:017}" for each in range(100)]
+        fleet.hear(f"host-{number:03}-4711-abcdefgh", running=leases, ages=[1.5] * 100, functions=functions)
+        for lease in leases:
+            fleet.launch(lease)
+    answer = await fleet.ask()
+    assert {(report.busy, len(report.running)) for report in answer.workers} == {(100, 50)}
+    assert len(answer.workers) == 200
+    assert len(encode(answer)) < 2 * 2**20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -16,6 +17,8 @@ from common.client.cli.tables import coloured, cut, number, printable, short_spa
 
 WAIT: Final = 10.0
 """Seconds to wait for an answer without a word."""
+SUMMED: Final = 20
+"""Workers in a list at most that says no sum at its end."""
 CODES: Final = "Exit codes: 0 done, 2 wrong command line, 3 no scheduler answered."
 _COLOURS: Final = {
     WorkerState.ALIVE: "green",
@@ -127,6 +130,8 @@ def _lines(report: QueueReport) -> list[str]:
     lines.append(f"  tasks      {', '.join(states)}")
     if report.unrunnable:
         lines.append(f"             {report.unrunnable:,} of the queued can be run by no live worker")
+    if report.limited:
+        lines.append(f"             {report.limited:,} of the queued are held back by a pause or a limit")
     if report.queued:
         lines.append(f"  oldest     has waited for {short_span(report.oldest)}")
     lines.append(f"  traffic    {number(report.accepted)}/s in, {number(report.finished)}/s done")
@@ -146,7 +151,7 @@ def _print_workers(reports: Sequence[WorkerReport], *, running: bool) -> None:
         (
             report.worker,
             str(report.state),
-            "-" if report.state is WorkerState.LOST else f"{len(report.running)}/{report.slots}",
+            "-" if report.state is WorkerState.LOST else f"{_busy(report)}/{report.slots}",
             f"{report.load.load_average:.1f}/{report.load.cores}" if report.load.cores else "",
             _memory(report.load.memory),
             _lag(report.load.loop_lag),
@@ -164,6 +169,22 @@ def _print_workers(reports: Sequence[WorkerReport], *, running: bool) -> None:
             click.echo(cut(f"  {report.slots} of {report.capacity} slots: {report.load.lowered}", columns))
         if running:
             _print_running(report, now, columns)
+    if len(reports) > SUMMED:
+        click.echo(_sum(reports))
+
+
+def _busy(report: WorkerReport) -> int:
+    # A scheduler of an earlier version does not say it.
+    return report.busy or len(report.running)
+
+
+def _sum(reports: Sequence[WorkerReport]) -> str:
+    """What a long list comes to, where one looks first: at its end, above the prompt."""
+    states = Counter(report.state for report in reports)
+    live = [report for report in reports if report.state is not WorkerState.LOST]
+    counted = ", ".join(f"{states[state]:,} {state}" for state in WorkerState if states[state])
+    busy, slots = sum(map(_busy, live)), sum(report.slots for report in live)
+    return f"{len(reports):,} workers: {counted}; {busy:,} of {slots:,} slots busy"
 
 
 def _print_running(report: WorkerReport, now: float, columns: int) -> None:
@@ -175,6 +196,8 @@ def _print_running(report: WorkerReport, now: float, columns: int) -> None:
         again = f", attempt {attempt.attempt}" if attempt.attempt > 1 else ""
         about = f"{attempt.id or 'a task'}  {attempt.task}{again}".rstrip()
         click.echo(cut(f"  {short_span(attempt.age):>6}  {about}", columns))
+    if report.busy > len(report.running):
+        click.echo(f"          and {report.busy - len(report.running):,} more, which have run for less long")
 
 
 def _memory(count: int) -> str:
