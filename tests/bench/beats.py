@@ -193,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _table(costs: Sequence[Cost]) -> Table:
-    columns = ("workers", "beats/s", "scheduler", "per beat", "scheduler", "broker", "strangers", "`warren workers`")
+    columns = ("workers", "beats/s", "scheduler", "per beat", "memory", "broker", "strangers", "`workers` answer")
     table = Table(*columns, title="Beats")
     for cost in costs:
         table.add_row(
