@@ -15,7 +15,7 @@ from scheduler_service.fleet.lanes import Lane
 from scheduler_service.fleet.quotas import UNLIMITED
 from scheduler_service.fleet.rates import SLOT, CompletionRate, PathTime, RunTimes
 from scheduler_service.fleet.shares import NOTHING, Group, Share, Shares
-from scheduler_service.fleet.window import KEYED_HORIZON, Window, window
+from scheduler_service.fleet.window import Window, keyed_horizon, window
 from scheduler_service.storage.claims import ClaimedTask
 from scheduler_service.storage.tasks import Placement
 
@@ -168,14 +168,15 @@ class Flights:
     def _window(self, queue: str, share: Share, groups: list[Group], now: float) -> Window:
         mine = [group for group in groups if queue in group.queues]
         slots = self._due[queue] = min(share.now, max(self._limit, sum(group.open for group in mine)))
-        path, horizon = self._paths[queue].least(now), KEYED_HORIZON if self._keyed(queue) else SLOT
+        completions = self._rates[queue].per_slot(now)
+        path, horizon = self._paths[queue].least(now), keyed_horizon(completions) if self._keyed(queue) else SLOT
         if self._paths[queue].probes(now):
             path = horizon = 0.0
         return window(
             slots=slots,
             share=share.slots,
             workers=sum(group.workers for group in mine),
-            completions=self._rates[queue].per_slot(now),
+            completions=completions,
             expected_run=self._expected_in(queue),
             path=path,
             limit=self._limit,

@@ -18,6 +18,9 @@ from scheduler_service.fleet.rates import SLOT
 
 KEYED_HORIZON: Final = 0.05
 """Seconds, in place of 100 ms, while tasks with a fairness key wait: what is out cannot be overtaken by another key."""
+EASY_HORIZON: Final = 0.02
+"""The same while no more than `EASY` tasks of the queue complete in 100 ms: the next are there in time all the same."""
+EASY: Final = 200
 BUNDLE_RUN_SECONDS: Final = 0.02
 BUNDLE_TASKS: Final = 100
 BUNDLE_BYTES: Final = 256 * 1024
@@ -35,6 +38,16 @@ class Window(Struct, frozen=True):
     tasks: int
     bundle: int
     lead: int = 0
+
+
+def keyed_horizon(completions: int) -> float:
+    """Seconds of work that the broker holds beyond the slots while keys take turns.
+
+    Args:
+        completions: tasks completed in the last 100 ms. Of very many the scheduler looks at hundreds at a time, and
+            less often; a lead shorter than that would leave slots idle.
+    """
+    return EASY_HORIZON if completions <= EASY else KEYED_HORIZON
 
 
 def window(

@@ -7,6 +7,7 @@ The scheduler may be restarted, and the wall clock set. Each run is the same aga
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
-from sqlalchemy import create_engine
+from sqlalchemy import Connection, create_engine
 
 from common.quotas import Quota, Scope
 from common.wire import Assignment, Beat
@@ -91,6 +92,7 @@ class Fleet:
         engine = create_engine("sqlite://")
         recent.create(engine)
         self._store = engine.connect()
+        weakref.finalize(self, _close, self._store)
         self._build()
         self.stored: dict[int, deque[Job]] = defaultdict(deque)
         self.work: dict[str, deque[Job]] = defaultdict(deque)
@@ -114,11 +116,6 @@ class Fleet:
     def wall(self) -> float:
         """What the wall clock says."""
         return self.wall_ahead + self.now
-
-    def close(self) -> None:
-        """Close the table."""
-        self._store.close()
-        self._store.engine.dispose()
 
     def limit(self, scope: Scope, name: str, **what: Any) -> None:
         """An operator sets a quota."""
@@ -307,6 +304,11 @@ class Fleet:
             return
         self.flights.land(self._out.pop(job.seq).assignment.lease, self.now, seconds)
         self.pump()
+
+
+def _close(store: Connection) -> None:
+    store.close()
+    store.engine.dispose()
 
 
 def of(queue: str = "q", key: str = "", *, priority: int = 4, task: str = "t", requires: Sequence[str] = ()) -> Lane:

@@ -4,27 +4,15 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator
 from random import Random
+from statistics import mean
 
 import pytest
 
 from common.quotas import Quota, Rate, Scope
+from scheduler_service.fleet.window import EASY_HORIZON, KEYED_HORIZON
 from tests.support.fleet import START, Fleet, Job, of
-
-
-@pytest.fixture
-def make() -> Iterator[Callable[..., Fleet]]:
-    """Fleets whose tables are closed afterwards."""
-    fleets: list[Fleet] = []
-
-    def made(*args: object, **more: object) -> Fleet:
-        fleets.append(Fleet(*args, **more))  # type: ignore[arg-type]
-        return fleets[-1]
-
-    yield made
-    for fleet in fleets:
-        fleet.close()
+from tests.support.scheduling import all_at_once, over_time, small_tenant, with_competing_consumers, with_warren
 
 
 # --- shares ----------------------------------------------------------------------------------------------------------
@@ -33,16 +21,16 @@ def make() -> Iterator[Callable[..., Fleet]]:
 @pytest.mark.parametrize(
     ("weights", "slots", "run", "seconds"),
     [
-        ({"a": 1.0, "b": 1.0}, 10, 0.05, 20.0),
-        ({"a": 3.0, "b": 1.0}, 10, 0.05, 20.0),
-        ({"a": 5.0, "b": 3.0, "c": 2.0, "d": 0.5}, 10, 0.05, 20.0),
+        ({"a": 1.0, "b": 1.0}, 10, 0.05, 12.0),
+        ({"a": 3.0, "b": 1.0}, 10, 0.05, 12.0),
+        ({"a": 5.0, "b": 3.0, "c": 2.0, "d": 0.5}, 10, 0.05, 12.0),
         ({"a": 3.0, "b": 1.0}, 2, 0.1, 100.0),
     ],
 )
 def test_shares_of_keys_match_their_weights_within_two_percent(
-    make: Callable[..., Fleet], weights: dict[str, float], slots: int, run: float, seconds: float
+    weights: dict[str, float], slots: int, run: float, seconds: float
 ) -> None:
-    fleet = make()
+    fleet = Fleet()
     fleet.worker(slots)
     for key, weight in weights.items():
         fleet.limit(Scope.KEY, key, weight=weight)
@@ -61,14 +49,14 @@ def test_shares_of_keys_match_their_weights_within_two_percent(
         ({"a": 3.0, "b": 1.0}, 10, {}, 15.0),
         ({"a": 5.0, "b": 3.0, "c": 2.0}, 4, {}, 50.0),
         ({"a": 1.0, "b": 1.0, "c": 1.0}, 1, {}, 100.0),
-        ({"a": 3.0, "b": 1.0}, 2, {"b": 3.0}, 300.0),
+        ({"a": 3.0, "b": 1.0}, 2, {"b": 2.0}, 150.0),
     ],
 )
 def test_shares_of_queues_match_their_weights_within_two_percent(
-    make: Callable[..., Fleet], weights: dict[str, float], slots: int, runs: dict[str, float], seconds: float
+    weights: dict[str, float], slots: int, runs: dict[str, float], seconds: float
 ) -> None:
     """Of the time of the slots, however long the tasks of each are; and hardly any of it is idle."""
-    fleet = make()
+    fleet = Fleet()
     fleet.worker(slots, *weights)
     for queue, weight in weights.items():
         fleet.limit(Scope.QUEUE, queue, weight=weight)
@@ -86,8 +74,8 @@ def test_shares_of_queues_match_their_weights_within_two_percent(
     assert whole > 0.97 * 0.9 * slots * seconds
 
 
-def test_what_one_queue_does_not_use_the_others_have(make: Callable[..., Fleet]) -> None:
-    fleet = make()
+def test_what_one_queue_does_not_use_the_others_have() -> None:
+    fleet = Fleet()
     fleet.worker(10, "a", "b")
     fleet.submit(of("a"), *[0.1] * 2000)
     for second in range(10):
@@ -98,8 +86,8 @@ def test_what_one_queue_does_not_use_the_others_have(make: Callable[..., Fleet])
     assert late == []
 
 
-def test_a_weight_that_is_changed_counts_within_a_second(make: Callable[..., Fleet]) -> None:
-    fleet = make()
+def test_a_weight_that_is_changed_counts_within_a_second() -> None:
+    fleet = Fleet()
     fleet.worker(10, "a", "b")
     for queue in "ab":
         fleet.submit(of(queue, task=f"t{queue}"), *[0.1] * 4000)
@@ -139,11 +127,11 @@ def limited(fleet: Fleet, scope: Scope) -> list[Job]:
     return [job for job in fleet.sent if getattr(job.wanted, names[scope]) == LIMITED[scope]]
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_limits_are_never_exceeded_whatever_happens(make: Callable[..., Fleet], seed: int) -> None:
+@pytest.mark.parametrize("seed", range(8))
+def test_limits_are_never_exceeded_whatever_happens(seed: int) -> None:
     """A queue, a function and a key have limits; load comes in bursts, the scheduler is killed, the clock set back."""
     dice = Random(seed)
-    fleet = make()
+    fleet = Fleet()
     for _ in range(3):
         fleet.worker(dice.randint(1, 20), *dice.choice([("q",), ("q", "r")]), labels=dice.choice([[], ["gpu"]]))
     rates = {scope: Rate(dice.randint(1, 30), dice.choice([0.5, 2.0])) for scope in Scope}
@@ -176,20 +164,20 @@ def test_limits_are_never_exceeded_whatever_happens(make: Callable[..., Fleet], 
         assert most_at_a_time(jobs, fleet.path) <= most[scope]
 
 
-@pytest.mark.parametrize("rate", [Rate(7, 1.0), Rate(2000, 1.0)])
-def test_a_rate_is_used_up(make: Callable[..., Fleet], rate: Rate) -> None:
-    fleet = make()
+@pytest.mark.parametrize("rate", [Rate(7, 1.0), Rate(1500, 1.0)])
+def test_a_rate_is_used_up(rate: Rate) -> None:
+    fleet = Fleet()
     fleet.worker(1000)
     fleet.limit(Scope.QUEUE, "q", rate=rate)
-    fleet.submit(of(), *[0.0] * 100_000)
-    fleet.run(4.99)
+    fleet.submit(of(), *[0.0] * 10_000)
+    fleet.run(2.99)
     assert most_within([job.sent for job in fleet.sent], 1.0) <= rate.count
-    assert len(fleet.sent) == pytest.approx(5 * rate.count, rel=0.02)
+    assert len(fleet.sent) == pytest.approx(3 * rate.count, rel=0.02)
 
 
 @pytest.mark.parametrize("step", [-3600.0, 3600.0])
-def test_a_wall_clock_that_is_set_while_it_runs_changes_no_limit(make: Callable[..., Fleet], step: float) -> None:
-    fleet = make()
+def test_a_wall_clock_that_is_set_while_it_runs_changes_no_limit(step: float) -> None:
+    fleet = Fleet()
     fleet.worker(100)
     fleet.limit(Scope.QUEUE, "q", rate=Rate(10, 1.0))
     fleet.submit(of(), *[0.0] * 1000)
@@ -200,8 +188,8 @@ def test_a_wall_clock_that_is_set_while_it_runs_changes_no_limit(make: Callable[
     assert len(fleet.sent) == 100
 
 
-def test_limits_that_are_changed_while_it_runs_count_at_once(make: Callable[..., Fleet]) -> None:
-    fleet = make()
+def test_limits_that_are_changed_while_it_runs_count_at_once() -> None:
+    fleet = Fleet()
     fleet.worker(100)
     fleet.submit(of(), *[0.5] * 10_000)
     changes = [(2.0, 20, 50), (4.0, 5, 50), (6.0, 40, 10), (8.0, 40, 3), (10.0, 40, 60)]
@@ -223,14 +211,14 @@ def test_limits_that_are_changed_while_it_runs_count_at_once(make: Callable[...,
 def test_the_window_of_a_queue_that_is_never_at_rest_does_not_grow() -> None:
     fleet = Fleet()
     fleet.worker(4)
-    fleet.submit(of(), *[0.1] * 13_000)
+    fleet.submit(of(), *[0.2] * 6500)
     fleet.run(30.0)
     window = fleet.flights.window("q", fleet.now)
     fleet.run(300.0)
     assert fleet.flights.window("q", fleet.now) == window
     waited = [job.started - job.sent for job in fleet.done[-100:]]
-    assert max(waited) < 0.15
-    assert len(fleet.done) == pytest.approx(4 * 10 * 300, rel=0.01)
+    assert max(waited) < 0.25
+    assert len(fleet.done) == pytest.approx(4 * 5 * 300, rel=0.01)
 
 
 def test_a_path_that_becomes_slow_under_load_is_noticed() -> None:
@@ -243,3 +231,47 @@ def test_a_path_that_becomes_slow_under_load_is_noticed() -> None:
     before = len(fleet.done)
     fleet.run(150.0)
     assert len(fleet.done) - before == pytest.approx(4 * 20 * 30, rel=0.02)
+
+
+# --- waiting times ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("run", [1.0, 0.1])
+def test_a_small_tenant_has_its_results_within_twice_the_time_of_an_idle_system(run: float) -> None:
+    alone, beside = small_tenant(run, backlog=0, tries=5), small_tenant(run, backlog=100_000, tries=5)
+    assert beside.turnaround < 2 * alone.turnaround
+
+
+@pytest.mark.parametrize(
+    ("run", "most"), [(0.01, EASY_HORIZON + 0.01), (0.001, KEYED_HORIZON + 0.001)], ids=["10 ms", "1 ms"]
+)
+def test_a_small_tenant_with_short_tasks_waits_for_what_is_out_and_for_a_slot(run: float, most: float) -> None:
+    assert small_tenant(run, backlog=30_000, tries=5).waited < most
+
+
+def test_tasks_without_a_key_wait_behind_the_whole_backlog() -> None:
+    fleet = Fleet()
+    fleet.worker(10)
+    fleet.submit(of(), *[0.1] * 5000)
+    (late,) = fleet.submit(of(task="u"), 0.1)
+    fleet.run_until(lambda: late.started > 0)
+    assert late.waited == pytest.approx(50.0, rel=0.02)
+
+
+# --- short and long tasks, fast and slow workers ---------------------------------------------------------------------
+
+
+def test_a_mix_is_near_the_ideal_assignment_and_nearer_than_competing_consumers() -> None:
+    arrivals = all_at_once(4000, 100)
+    warren = with_warren(arrivals)
+    assert len(warren.short) + len(warren.long) == len(arrivals)
+    assert warren.over < 0.07
+    for prefetch in (1, 50):
+        assert with_competing_consumers(arrivals, prefetch).over > warren.over
+
+
+def test_short_tasks_wait_no_longer_than_with_competing_consumers() -> None:
+    arrivals = over_time(30.0, 0.7)
+    warren = with_warren(arrivals)
+    for prefetch in (1, 50):
+        assert mean(warren.short) <= mean(with_competing_consumers(arrivals, prefetch).short) + 0.001
