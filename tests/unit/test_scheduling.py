@@ -14,7 +14,6 @@ from scheduler_service.fleet.window import EASY_HORIZON, KEYED_HORIZON
 from tests.support.fleet import START, Fleet, Job, of
 from tests.support.scheduling import all_at_once, over_time, small_tenant, with_competing_consumers, with_warren
 
-
 # --- shares ----------------------------------------------------------------------------------------------------------
 
 
