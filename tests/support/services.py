@@ -90,8 +90,9 @@ class ServiceProcess:
         processes.await_stopped(self.pid)
 
     def resume(self) -> None:
-        """Let it go on."""
-        self.send(signal.SIGCONT)
+        """Let it go on; one that has just died, and is started again, is not frozen."""
+        with contextlib.suppress(ProcessLookupError):
+            self.send(signal.SIGCONT)
 
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 30.0) -> int:
         """End it for good, by force after `timeout` seconds; return its exit code.
