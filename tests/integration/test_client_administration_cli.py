@@ -265,12 +265,12 @@ def test_stats_are_read_as_text(scheduler: StandIn) -> None:
 def test_changes_are_a_table(scheduler: StandIn) -> None:
     scheduler.administered.changes = [
         Change(time(), "anna", "quota", "email", "queue: rate none -> 90/m, weight 1 -> 3, and a lot more than fits"),
-        Change(time() - 60, "ops", "command", "", "drain to 2 workers"),
+        Change(time() - 7230, "ops", "command", "", "drain to 2 workers"),
     ]
     code, shown = on_a_terminal("changes")
     assert (code, max(map(len, shown.splitlines())) <= 80) == (0, True)
     assert shown.splitlines()[2].startswith("  queue: rate none -> 90/m"), "what does not fit beside goes below"
-    assert shown.splitlines()[3].split() == ["1m", "ago", "ops", "command"]
+    assert shown.splitlines()[3].split() == ["2h", "ago", "ops", "command"]
     assert len(run(changes).stdout.splitlines()) == 3
     assert [line["user"] for line in lines(run(changes, "--limit", "1", "--json"))] == ["anna"]
     scheduler.administered.changes = []

@@ -21,6 +21,16 @@ async def square(key: int, seconds: float = 0.0) -> int:
 
 
 @task
+async def square_behind_gate(key: int, gate: str) -> int:
+    """The same, when the file `gate` is there."""
+    record(key)
+    while not _exists(gate):  # noqa: ASYNC110 - another process opens it
+        await asyncio.sleep(0.05)
+    record(key, "end")
+    return key * key
+
+
+@task
 def square_in_thread(key: int, seconds: float = 0.0) -> int:
     """The same as a plain function."""
     record(key)
@@ -52,6 +62,18 @@ async def count_up(key: int, steps: int, seconds: float) -> int:
         ctx.progress(step, steps, f"step {step}")
         await asyncio.sleep(seconds)
     return steps
+
+
+@task
+async def count_until(key: int, gate: str, seconds: float) -> int:
+    """Report progress, and pause, until the file `gate` is there."""
+    record(key)
+    step = 0
+    while not _exists(gate):
+        ctx.progress(step, note=f"step {step}")
+        step += 1
+        await asyncio.sleep(seconds)
+    return step
 
 
 @task
@@ -98,6 +120,10 @@ async def kill_worker(key: int) -> None:
         pid = _parent(pid)
     os.kill(pid, signal.SIGKILL)
     await asyncio.sleep(60)
+
+
+def _exists(path: str) -> bool:
+    return Path(path).exists()
 
 
 def _command(pid: int) -> bytes:

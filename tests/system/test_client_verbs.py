@@ -71,20 +71,27 @@ def test_many_are_cancelled_in_one_go_and_stay_so(start_cluster: StartCluster) -
             handle.result(timeout=20)
 
 
-async def test_progress_is_followed_to_the_end_while_the_scheduler_is_killed(start_cluster: StartCluster) -> None:
+async def test_progress_is_followed_to_the_end_while_the_scheduler_is_killed(
+    start_cluster: StartCluster, tmp_path: Path
+) -> None:
     cluster = start_cluster()
+    gate = tmp_path / "gate"
+    done: list[float] = []
     async with AsyncClient(cluster.broker.url, namespace=cluster.namespace) as client:
-        handle = await client.submit("count_up", 1, 50, 0.1)
-        seen: list[TaskStatus | Progress] = []
+        handle = await client.submit("count_until", 1, str(gate), 0.1)
+        last: TaskStatus | Progress | None = None
         async for update in handle.updates(timeout=60, interval=0.2):
-            if isinstance(update, Progress) and not cluster.scheduler.exits:
-                cluster.scheduler.kill()
-            seen.append(update)
+            last = update
+            if isinstance(update, Progress):
+                done.append(update.done)
+                if not cluster.scheduler.exits:
+                    cluster.scheduler.kill()
+                elif len(done) > 3:
+                    gate.touch()  # it was followed before and after
 
-    done = [update.done for update in seen if isinstance(update, Progress)]
-    assert isinstance(seen[-1], TaskStatus)
-    assert seen[-1].state == "succeeded"
-    assert len(done) > 3, "it was followed before and after"
+    assert isinstance(last, TaskStatus)
+    assert last.state == "succeeded"
+    assert cluster.scheduler.exits
     assert done == sorted(done)
 
 

@@ -1,6 +1,7 @@
 """What the system tests submit, and what they expect of it."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from common.tasks import Call
 from tests.support.journal import Expected
@@ -15,3 +16,8 @@ def squares(key: int) -> tuple[Call[int], Expected]:
 def naps(seconds: float) -> Callable[[int], tuple[Call[int], Expected]]:
     """Tasks that all take this long."""
     return lambda key: (Call("square", (key, seconds)), Expected(key, key * key))
+
+
+def gated(gate: Path) -> Callable[[int], tuple[Call[int], Expected]]:
+    """Tasks that all take until this file is there."""
+    return lambda key: (Call("square_behind_gate", (key, str(gate))), Expected(key, key * key))
