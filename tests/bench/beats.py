@@ -1,10 +1,11 @@
 """What beats cost: fleets of simulated workers beside a real scheduler, which grows with their number and no faster.
 
-Each simulated worker beats once a second with the real code, listing 50 running leases, and answers probes. Nothing
-else goes on, so what scheduler and broker use is what the beats cost.
+Each simulated worker beats once a second with the real code, listing 50 running leases of tasks that the scheduler has
+in its store, and answers probes. Nothing else goes on, so what scheduler and broker use is what the beats cost.
 """
 
 import argparse
+import asyncio
 import contextlib
 import shutil
 import statistics
@@ -20,6 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from common.client.sync import Client
+from common.telemetry import Telemetry
+from scheduler_service import operations
+from scheduler_service.storage.store import Store
 from tests.bench import infrastructure
 from tests.bench.infrastructure import Broker, cleaned
 from tests.bench.rounds import new_site
@@ -28,8 +32,10 @@ from tests.bench.site import Site
 from tests.bench.systems import Command
 from tests.bench.systems.warren import Warren
 from tests.bench.usage import UsageMeter
+from tests.support.storage import accept, claim, new
 
 _PATIENCE = 60.0
+_AT_ONCE = 1000
 _QUESTIONS = 11
 _SETTLE = 12.0
 """Seconds until the first beats, which carry the functions, are over."""
@@ -91,15 +97,22 @@ class BeatsRun:
         site = new_site(warren, self._shared)
         scheduler = warren.commands(site)[0]
         namespace = scheduler.environment["WARREN_NAMESPACE"]
-        commands = [scheduler]
+        # Workers cannot beat before a scheduler has made their exchange, and one that knows tasks which nobody holds
+        # would take them for lost. So the fleet comes together under another scheduler, whose store is empty.
+        opener = Command("opener", scheduler.argv, scheduler.environment | {"WARREN_DATABASE_URL": _empty(site)})
+        commands = [opener, scheduler]
         if workers:
             size = ["--workers", str(workers), "--leases", str(self._leases)]
             argv = [sys.executable, "-m", "tests.bench.apps.fleet", "--namespace", namespace, *size]
             commands.append(Command("fleet", argv, {}))
         with cleaned(self._broker, warren.leftovers(site)), Services(site, commands) as services:
-            services.start()
+            services.start("opener", "fleet")
             if workers:
                 self._await_beats(site, services)
+            _pass(_SETTLE, services)
+            services.stop("opener")
+            asyncio.run(_dispatch(scheduler.environment["WARREN_DATABASE_URL"], workers * self._leases))
+            services.start("scheduler")
             _pass(_SETTLE, services)
             pids = services.pids | ({"broker": self._broker.pid} if self._broker.pid else {})
             meter = UsageMeter(pids)
@@ -111,7 +124,7 @@ class BeatsRun:
                 seconds, sent = time.monotonic() - began, _sent(site) - sent
             finally:
                 meter.cancel()
-            answer_ms, answer_kb = _ask(self._shared.amqp_url, namespace, workers)
+            answer_ms, answer_kb = _ask(self._shared.amqp_url, namespace, workers, workers * self._leases)
         used: dict[str, Any] = spent.services
         share = {name: usage.cpu_seconds / seconds for name, usage in used.items()}
         beats = sent / seconds
@@ -137,7 +150,23 @@ class BeatsRun:
             time.sleep(0.1)
 
 
-def _ask(url: str, namespace: str, workers: int) -> tuple[float, float]:
+def _empty(site: Site) -> str:
+    return f"sqlite:///{site.file('empty.db')}"
+
+
+async def _dispatch(database: str, count: int) -> None:
+    """Put `count` tasks into the store as they are when workers run them: dispatched, and confirmed by the broker."""
+    store = Store(database, telemetry=Telemetry())
+    await store.start()
+    for first in range(1, count + 1, _AT_ONCE):
+        some = min(_AT_ONCE, count + 1 - first)
+        await accept(store, *(new(task="shop.work") for _ in range(some)))
+        await claim(store, "default", some, first)
+    await store.run(operations.write_mark, count)
+    await store.stop()
+
+
+def _ask(url: str, namespace: str, workers: int, tasks: int) -> tuple[float, float]:
     """How many milliseconds `Client.workers` takes, and how many kilobytes its answer has."""
     with Client(url, namespace=namespace) as client:
         times = []
@@ -147,6 +176,9 @@ def _ask(url: str, namespace: str, workers: int) -> tuple[float, float]:
             times.append(time.perf_counter() - began)
         if len(found) != workers:
             raise BenchError(f"{len(found)} workers are listed, not {workers}")
+        running = sum(queue.running for queue in client.queues())
+        if running != tasks:
+            raise BenchError(f"{running:,} tasks count as running, not {tasks:,}")
     return round(statistics.median(times) * 1000, 1), round(len(msgspec.json.encode(found)) / 1000, 1)
 
 

@@ -56,6 +56,10 @@ class Services:
             if not names or command.name in names:
                 self._running[command.name] = self._start(command)
 
+    def stop(self, name: str) -> None:
+        """End one service."""
+        stop(self._running.pop(name))
+
     def check(self) -> None:
         """Raise BenchError, with the end of its log, if a service has ended."""
         for name, process in self._running.items():

@@ -9,7 +9,7 @@ from typing import Any
 import uvloop
 
 from common.broker import Connection, Publisher
-from common.ids import new_leases, new_task_id
+from common.ids import new_task_id
 from common.telemetry import Telemetry
 from common.topology import Topology
 from common.wire import Assignment, Load
@@ -28,12 +28,13 @@ class _Nobody:
         return True
 
 
-def _leases(count: int) -> Leases:
-    """Leases of running attempts, which nobody else knows."""
+def _leases(first: int, count: int) -> Leases:
+    """Leases of running attempts, named as those that `tests.bench.beats` puts into the store."""
     leases = Leases()
     now = asyncio.get_running_loop().time()
-    for lease in new_leases(count):
-        attempt = Attempt(Assignment(new_task_id(), "shop.work", lease, 1), DeliveredBundle(_Nobody(), "default"), now)
+    for number in range(first, first + count):
+        assignment = Assignment(new_task_id(), "shop.work", f"lease-{number}", 1)
+        attempt = Attempt(assignment, DeliveredBundle(_Nobody(), "default"), now)
         attempt.started = now
         leases.hold(attempt)
     return leases
@@ -68,7 +69,7 @@ class Fleet:
         for first in range(0, self._workers, _PER_CONNECTION):
             consuming, publishing = await self._connect("consume"), await self._connect("publish")
             for number in range(first, min(self._workers, first + _PER_CONNECTION)):
-                await self._add(f"simulated-{number}-{new_task_id()[:8]}", consuming, publishing)
+                await self._add(number, consuming, publishing)
                 await asyncio.sleep(1.0 / self._workers)  # as real ones, they do not beat all at once
 
     async def stop(self) -> None:
@@ -85,12 +86,13 @@ class Fleet:
         self._connections.append(connection)
         return connection
 
-    async def _add(self, worker: str, consuming: Connection, publishing: Connection) -> None:
+    async def _add(self, number: int, consuming: Connection, publishing: Connection) -> None:
+        worker = f"simulated-{number}-{new_task_id()[:8]}"
         beats = Beats(
             worker,
             Publisher(publishing, timeout=10.0, telemetry=self._telemetry),
             self._topology.beat_exchange.name,
-            _leases(self._leases),
+            _leases(1 + number * self._leases, self._leases),
             queues=["default"],
             functions=_FUNCTIONS,
             processes=2,
