@@ -16,6 +16,7 @@ lanes = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(lanes, st.integers(-5, 9)), max_size=60))
 def test_the_numbers_are_right_whatever_comes_and_goes(changes: list[tuple[Lane, int]]) -> None:
     backlog = Backlog()
@@ -141,7 +142,7 @@ def test_however_many_functions_there_are_the_lanes_are_bounded() -> None:
     assert backlog.total("q") == 1000
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 30), st.sampled_from("tu"), st.integers(0, 2)), max_size=80))
 def test_a_restart_finds_every_task_in_the_lane_under_which_it_is_stored(tasks: list[tuple[int, str, int]]) -> None:
     before = Backlog(max_lanes=5)

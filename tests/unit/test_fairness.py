@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler_service.fleet import fairness
@@ -38,6 +38,7 @@ def go(level: FairQueue, steps: int, count: int = 1) -> list[str]:
     return order
 
 
+@settings(deadline=None)
 @given(weights, st.integers(1, 7))
 def test_turns_match_the_weights_at_each_moment(weights: dict[str, float], count: int) -> None:
     level = FairQueue(weights.__getitem__)
@@ -86,6 +87,7 @@ def test_one_that_waited_for_nothing_so_far_has_a_credit() -> None:
     assert go(level, 12).count("b") >= 11
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("bc"), st.integers(1, 4)), max_size=120), st.integers(0, 20))
 def test_nobody_gains_by_coming_and_going(comings: list[tuple[str, int]], credit: int) -> None:
     """Beside one that always waits, over any time a flow has at most its share and one credit."""

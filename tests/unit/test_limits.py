@@ -6,7 +6,7 @@ from bisect import bisect_right
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.quotas import Quota, Rate, Scope
@@ -43,6 +43,7 @@ def go(limit: Limit, wanted: int, at: float) -> int:
     return count
 
 
+@settings(deadline=None)
 @given(rates, gaps, st.integers(1, 50))
 def test_no_span_has_more_than_the_rate_and_none_that_asks_is_kept_waiting_for_nothing(
     rate: Rate, gaps: list[float], wanted: int
@@ -59,6 +60,7 @@ def test_no_span_has_more_than_the_rate_and_none_that_asks_is_kept_waiting_for_n
     assert most_within(went, rate.per) <= rate.count
 
 
+@settings(deadline=None)
 @given(st.integers(EXACT + 1, 20_000), st.lists(st.tuples(st.floats(0.0, 0.03), st.integers(1, 400)), max_size=300))
 def test_a_large_rate_holds_with_bounded_memory_and_gives_away_a_hundredth_at_most(
     count: int, steps: list[tuple[float, int]]
@@ -74,6 +76,13 @@ def test_a_large_rate_holds_with_bounded_memory_and_gives_away_a_hundredth_at_mo
     room = limit.room(at)
     assert room is not None
     assert room >= count - within(went, 1.0 + 1.0 / GRAINS + 1e-9, at)
+
+
+def test_what_is_kept_together_counts_from_the_last_of_it() -> None:
+    limit = limited(rate=Rate(2000, 1.0))
+    assert [go(limit, count, NOW + at) for count, at in ((1, 0.0), (1999, 0.009))] == [1, 1999]
+    assert limit.room(NOW + 1.0085) == 0
+    assert limit.room(NOW + 1.0095) == 2000
 
 
 def test_a_small_rate_is_exact() -> None:
@@ -99,6 +108,7 @@ def test_what_is_about_to_go_counts_as_gone() -> None:
     assert limit.room(NOW) == 1
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.floats(0.0, 0.7), st.integers(1, 30), st.integers(1, 30) | st.none()), max_size=60),
 )
@@ -138,6 +148,7 @@ def test_a_rate_that_is_taken_away_limits_nothing() -> None:
     assert limit.remembered == 0
 
 
+@settings(deadline=None)
 @given(st.integers(1, 20), st.lists(st.integers(-20, 20), max_size=40))
 def test_never_more_are_out_than_the_concurrency(most: int, steps: list[int]) -> None:
     limit = limited(concurrency=most)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler_service.fleet.shares import LONGEST_LAG, LONGEST_STEP, NOTHING, Group, Shares, divide
@@ -20,6 +20,7 @@ def everything(slots: int) -> list[Group]:
     return [Group(frozenset(QUEUES), slots)]
 
 
+@settings(deadline=None)
 @given(groups, demands, weights)
 def test_nobody_gets_more_than_asked_and_nothing_that_somebody_could_use_is_left(
     groups: list[Group], demands: dict[str, float], weights: dict[str, float]
@@ -36,6 +37,7 @@ def test_nobody_gets_more_than_asked_and_nothing_that_somebody_could_use_is_left
             assert shares.get(queue, 0.0) >= reached - others - 1e-6
 
 
+@settings(deadline=None)
 @given(st.integers(1, 50), weights)
 def test_queues_that_all_want_everything_share_by_weight(slots: int, weights: dict[str, float]) -> None:
     shares = divide(everything(slots), dict.fromkeys(QUEUES, 1e9), weights.__getitem__)
@@ -55,6 +57,7 @@ def test_workers_that_serve_one_queue_only_are_its_own() -> None:
     assert shares == pytest.approx({"a": 15.0, "b": 5.0})
 
 
+@settings(deadline=None)
 @given(st.integers(1, 5), weights, st.lists(st.floats(0.01, 5.0), min_size=1, max_size=10))
 def test_fractions_of_slots_are_made_up_for_in_time(
     slots: int, weights: dict[str, float], steps: list[float]

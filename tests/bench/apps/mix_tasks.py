@@ -10,8 +10,8 @@ _SPEED = float(os.environ.get("WARREN_BENCH_SPEED", "1"))
 
 
 @task(name="bench.mix")
-async def mix(run: float) -> tuple[float, float]:
-    """Take as long as `run` seconds take at this worker's speed; returns when it began and ended."""
+async def mix(run: float) -> tuple[float, float, float]:
+    """Take as long as `run` seconds take at this worker's speed; returns when it began and ended, and the speed."""
     began = time.time()
     await asyncio.sleep(run / _SPEED)
-    return began, time.time()
+    return began, time.time(), _SPEED
