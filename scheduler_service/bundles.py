@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 from common.wire import Isolation
 from scheduler_service.fleet.window import BUNDLE_BYTES
@@ -13,20 +14,31 @@ ENVELOPE = 160
 
 
 def pack(claimed: Sequence[ClaimedTask], limits: dict[str, int]) -> Iterable[list[ClaimedTask]]:
-    """Bundles of one queue and one priority each, in the order given; suspects travel alone.
+    """Bundles of one queue and one priority each, the highest priority first, else in the order given.
+
+    Suspects travel alone.
 
     Args:
         claimed: dispatches.
         limits: for each queue, how many tasks a bundle may hold.
     """
-    open_bundles: dict[tuple[str, int], tuple[list[ClaimedTask], int]] = {}
+    # One priority after the other: a full bundle must not overtake one of a higher priority that is not yet full.
+    for _, same in groupby(sorted(claimed, key=_urgency), key=_urgency):
+        yield from _pack(same, limits)
+
+
+def _urgency(task: ClaimedTask) -> int:
+    return -task.priority
+
+
+def _pack(claimed: Iterable[ClaimedTask], limits: dict[str, int]) -> Iterable[list[ClaimedTask]]:
+    open_bundles: dict[str, tuple[list[ClaimedTask], int]] = {}
     for task in claimed:
         if task.assignment.isolation is not Isolation.NONE:
             yield [task]
             continue
-        key = (task.queue, task.priority)
         size = ENVELOPE + len(bytes(task.assignment.args)) + len(bytes(task.assignment.kwargs))
-        bundle, total = open_bundles.pop(key, ([], 0))
+        bundle, total = open_bundles.pop(task.queue, ([], 0))
         if bundle and total + size > BUNDLE_BYTES:
             yield bundle
             bundle, total = [], 0
@@ -34,6 +46,6 @@ def pack(claimed: Sequence[ClaimedTask], limits: dict[str, int]) -> Iterable[lis
         if len(bundle) >= limits.get(task.queue, 1):
             yield bundle
         else:
-            open_bundles[key] = (bundle, total + size)
+            open_bundles[task.queue] = (bundle, total + size)
     for bundle, _ in open_bundles.values():
         yield bundle

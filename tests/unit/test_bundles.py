@@ -43,6 +43,12 @@ def test_queues_and_priorities_do_not_share_a_bundle() -> None:
     assert sorted(numbers(list(pack(tasks, {"default": 10, "email": 10})))) == [[0, 3], [1, 4], [2]]
 
 
+def test_a_full_bundle_does_not_overtake_a_higher_priority() -> None:
+    tasks = [claimed(0, priority=9), claimed(1), claimed(2), claimed(3, priority=0), claimed(4, priority=9)]
+    assert numbers(list(pack(tasks, {"default": 2}))) == [[0, 4], [1, 2], [3]]
+    assert numbers(list(pack(tasks[:3], {"default": 2}))) == [[0], [1, 2]]
+
+
 def test_a_suspect_travels_alone_and_does_not_part_the_others() -> None:
     tasks = [claimed(0), claimed(1, isolation=Isolation.CHILD), claimed(2), claimed(3, isolation=Isolation.ALONE)]
     assert sorted(numbers(list(pack(tasks, {"default": 10})))) == [[0, 2], [1], [3]]
@@ -80,6 +86,8 @@ def test_every_task_travels_once_and_no_bundle_breaks_a_rule(tasks: list[Claimed
         assert len(bundle) == 1 or {task.assignment.isolation for task in bundle} == {Isolation.NONE}
         if len(bundle) > 1:
             assert len(encode(Bundle(bundle[0].queue, [task.assignment for task in bundle]))) <= BUNDLE_BYTES + 100
+    priorities = [bundle[0].priority for bundle in bundles]
+    assert priorities == sorted(priorities, reverse=True)
     order = [task.number for bundle in bundles for task in bundle if task.assignment.isolation is Isolation.NONE]
     for key in {(task.queue, task.priority) for task in tasks}:
         mine = [
