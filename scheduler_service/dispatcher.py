@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from common.background import Background, Report
 from common.backoff import reconnect_wait
 from common.broker import REST, Connection, Publisher, declare
+from common.clocks import steady
 from common.errors import BrokerError, PublishRefused, StoreError
 from common.failpoints import reached
 from common.states import Rules
@@ -73,7 +74,7 @@ class Dispatcher:
         telemetry: Telemetry,
         max_queues: int,
         report: Report,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = steady,
     ) -> None:
         self._connection = connection
         self._publisher = publisher
