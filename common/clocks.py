@@ -2,10 +2,6 @@
 
 They are looked up at each call. As a default of an argument, `time.time` itself would be bound when its module is
 imported, and would not know of a test that puts the clock forward (`common.testing`).
-
-Example:
-    >>> wall() == time.time() or wall() < time.time()
-    True
 """
 
 from __future__ import annotations

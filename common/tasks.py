@@ -63,6 +63,7 @@ class TaskFunction(Generic[P, R]):
         priority: 0 (last) to 9 (first), when a submission does not say.
         runtime: where a worker runs it.
         policy: how its tasks may end, when a submission does not say.
+        defaults: what else holds for each submission that does not say.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class TaskFunction(Generic[P, R]):
         priority: int,
         runtime: Runtime | str | None = None,
         policy: Policy = NO_POLICY,
+        defaults: TaskOptions | None = None,
     ) -> None:
         functools.update_wrapper(self, function)
         self.name = name
@@ -82,6 +84,7 @@ class TaskFunction(Generic[P, R]):
         self.priority = priority
         self.runtime = _runtime(function, runtime)
         self.policy = policy
+        self.defaults = defaults
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(*args, **kwargs)
@@ -143,21 +146,24 @@ def task(
         registry: where to register it; the process's own by default.
         policy: how its tasks may end, when a submission does not say: `timeout` and `hard_timeout` (seconds or
             `timedelta`), `retries`, `backoff`, `retry_on` and `give_up_on` (exception types or their names),
-            `max_crashes`, `memory_limit` (bytes), `expires_in`, `result_ttl`. See `common.options.Policy`.
+            `max_crashes`, `memory_limit` (bytes), `expires_in`, `result_ttl`. See `common.options.Policy`. Besides:
+            `delay`, `unique`, `key` and `labels`, see `common.options.TaskOptions`.
 
-    `expires_in`, `result_ttl`, `max_crashes`, queue and priority are for the scheduler: they travel with a task that
-    is submitted by its function object, not with one that is submitted by name. The rest counts in either case, as it
-    is the worker that knows it.
+    `expires_in`, `result_ttl`, `max_crashes`, `delay`, `unique`, `key`, `labels`, queue and priority are for the
+    scheduler: they travel with a task that is submitted by its function object, not with one that is submitted by
+    name. The rest counts in either case, as it is the worker that knows it.
 
     Raises:
         InvalidTask: a wrong name, queue, priority, runtime or policy, the name belongs to another function, or it is
             a generator.
     """
-    said = declared(policy)
+    said, defaults = declared(policy)
 
     def register(function: Callable[P, R]) -> TaskFunction[P, R]:
         called = str(name or getattr(function, "__name__", ""))
-        made = TaskFunction(function, name=called, queue=queue, priority=priority, runtime=runtime, policy=said)
+        made = TaskFunction(
+            function, name=called, queue=queue, priority=priority, runtime=runtime, policy=said, defaults=defaults
+        )
         check_target(made.name, made.queue, made.priority)
         other = registry.get(made.name)
         if other is not None and not _same_source(other.function, function):
