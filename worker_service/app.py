@@ -120,7 +120,7 @@ class Worker:
         self.id = new_worker_id(settings.name)
         self.telemetry = telemetry or Telemetry()
         self.leases = Leases()
-        self.service = Service("worker", drain_timeout=settings.drain_timeout + _AFTER_DRAIN)
+        self.service = Service("worker", drain_timeout=settings.drain_timeout, after_drain=_AFTER_DRAIN)
         self._settings = settings
         self._limits = Limits(settings.max_result_bytes, settings.max_depth)
         self._environment = child_environment(os.environ if environ is None else environ, settings.child_environment)
