@@ -66,14 +66,18 @@ class Service:
     Args:
         name: for the log.
         drain_timeout: seconds that all parts together have to drain.
+        after_drain: seconds beyond that in which they say what came of it.
         stop_timeout: seconds that each part has to stop.
     """
 
-    def __init__(self, name: str, *, drain_timeout: float = 30.0, stop_timeout: float = 10.0) -> None:
+    def __init__(
+        self, name: str, *, drain_timeout: float = 30.0, after_drain: float = 0.0, stop_timeout: float = 10.0
+    ) -> None:
         self.name = name
         self.stop_order: Sequence[Part] | None = None
         """The order in which parts drain and stop; None is the reverse of the start order."""
         self._drain_timeout = drain_timeout
+        self._after_drain = after_drain
         self._stop_timeout = stop_timeout
         self._parts: list[Part] = []
         self._started: list[Part] = []
@@ -208,7 +212,7 @@ class Service:
             callback()
         _log.info("draining", extra={"service": self.name, "timeout_seconds": self._drain_timeout})
         try:
-            async with asyncio.timeout(self._drain_timeout):
+            async with asyncio.timeout(self._drain_timeout + self._after_drain):
                 complete = await self._unless(self._drain_parts(), self._cut_short, self._failed)
         except TimeoutError:
             complete = False

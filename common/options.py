@@ -88,7 +88,8 @@ class Policy(Struct, frozen=True, omit_defaults=True, gc=False, kw_only=True):
         retry_on: names of exception types that are retried, with or without their module; all, when not said.
         give_up_on: names of exception types that are not retried.
         max_crashes: how often it may kill the process that runs it before it fails.
-        memory_limit: bytes of memory that the process which runs it may take (`runtime="process"`, and suspects).
+        memory_limit: bytes of memory that the process which runs it may take beyond what it starts with, mostly the
+            imported modules (`runtime="process"`, and suspects).
         expires_in: seconds after its acceptance by which it has to be started.
         result_ttl: seconds for which its result and its row are kept after its end.
     """

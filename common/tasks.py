@@ -64,6 +64,7 @@ class TaskFunction(Generic[P, R]):
         runtime: where a worker runs it.
         policy: how its tasks may end, when a submission does not say.
         requires: labels that a worker has to have to run it, sorted.
+        defaults: what else holds for each submission that does not say.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class TaskFunction(Generic[P, R]):
         runtime: Runtime | str | None = None,
         policy: Policy = NO_POLICY,
         requires: Iterable[str] | str = (),
+        defaults: TaskOptions | None = None,
     ) -> None:
         functools.update_wrapper(self, function)
         self.name = name
@@ -85,6 +87,7 @@ class TaskFunction(Generic[P, R]):
         self.runtime = _runtime(function, runtime)
         self.policy = policy
         self.requires = _requires(requires)
+        self.defaults = defaults
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(*args, **kwargs)
@@ -150,22 +153,30 @@ def task(
         registry: where to register it; the process's own by default.
         policy: how its tasks may end, when a submission does not say: `timeout` and `hard_timeout` (seconds or
             `timedelta`), `retries`, `backoff`, `retry_on` and `give_up_on` (exception types or their names),
-            `max_crashes`, `memory_limit` (bytes), `expires_in`, `result_ttl`. See `common.options.Policy`.
+            `max_crashes`, `memory_limit` (bytes), `expires_in`, `result_ttl`. See `common.options.Policy`. Besides:
+            `delay`, `unique`, `key` and `labels`, see `common.options.TaskOptions`.
 
-    `expires_in`, `result_ttl`, `max_crashes`, queue and priority are for the scheduler: they travel with a task that
-    is submitted by its function object, not with one that is submitted by name. The rest counts in either case, as it
-    is the worker that knows it.
+    `expires_in`, `result_ttl`, `max_crashes`, `delay`, `unique`, `key`, `labels`, queue and priority are for the
+    scheduler: they travel with a task that is submitted by its function object, not with one that is submitted by
+    name. The rest counts in either case, as it is the worker that knows it.
 
     Raises:
         InvalidTask: a wrong name, queue, priority, runtime, label or policy, the name belongs to another function, or
             it is a generator.
     """
-    said = declared(policy)
+    said, defaults = declared(policy)
 
     def register(function: Callable[P, R]) -> TaskFunction[P, R]:
         called = str(name or getattr(function, "__name__", ""))
         made = TaskFunction(
-            function, name=called, queue=queue, priority=priority, runtime=runtime, policy=said, requires=requires
+            function,
+            name=called,
+            queue=queue,
+            priority=priority,
+            runtime=runtime,
+            policy=said,
+            requires=requires,
+            defaults=defaults,
         )
         check_target(made.name, made.queue, made.priority)
         other = registry.get(made.name)

@@ -27,6 +27,9 @@ Raised: TypeAlias = type[BaseException] | str
 EQUAL: Final = "="
 """What `unique=True` stands for until the arguments are known: the same function with the same arguments."""
 
+NOT_UNIQUE: Final = "\0"
+"""What ``unique=False`` stands for until it has overruled the decorator; never sent."""
+
 
 class Words(TypedDict, total=False):
     """The words that `options` takes beside queue, priority and id; `common.options` says what each means.
@@ -51,7 +54,7 @@ class Words(TypedDict, total=False):
     idempotency_key: str | None
     idempotency_window: Seconds | None
     unique: str | bool | None
-    """A name, or True for the function's name together with its arguments."""
+    """A name, True for the function's name together with its arguments, or False whatever the decorator says."""
     key: str | None
     requires: str | Iterable[str] | None
     """A label, or several, that a worker has to have."""
@@ -82,8 +85,6 @@ def task_options(words: Mapping[str, Any]) -> TaskOptions | None:
     """
     plain = {name: _plain(name, value) for name, value in words.items() if value is not None}
     said = {name: value for name, value in plain.items() if value is not None}
-    if said.get("unique") is False:
-        del said["unique"]
     if not said:
         return None
     for name in said:
@@ -198,8 +199,8 @@ def _plain(name: str, value: Any) -> Any:
         return requirements(value) or None
     if name == "labels":
         return dict(value) if isinstance(value, Mapping) else value
-    if name == "unique" and value is True:
-        return EQUAL
+    if name == "unique" and isinstance(value, bool):
+        return EQUAL if value else NOT_UNIQUE
     if name not in _WORDS:
         raise InvalidTask(f"there is no option {name!r}; there are queue, priority, task_id, {', '.join(_WORDS)}")
     return value

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from common.background import Background, Report
 from common.backoff import reconnect_wait
+from common.clocks import steady
 from common.errors import StoreError
 from common.quotas import Quota, Scope
 from common.states import Rules, State
@@ -73,7 +74,7 @@ class Dispatcher:
         *,
         ended: Callable[[Sequence[Ended]], None],
         report: Report,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = steady,
     ) -> None:
         self._store = store
         self._sender = sender

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from common.background import Background, Report
+from common.clocks import wall
 from common.errors import StoreError
 from common.failpoints import reached
 from common.telemetry import Telemetry
@@ -50,7 +51,7 @@ class Janitor:
         *,
         telemetry: Telemetry,
         report: Report,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = wall,
     ) -> None:
         self._store = store
         self._ttl = ttl

@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from common.background import Background, Report
+from common.clocks import wall
 from common.errors import StoreError
 from common.failpoints import reached
 from common.states import Rules, State
@@ -61,7 +61,7 @@ class Timers:
         doubt: Callable[[], None],
         telemetry: Telemetry,
         report: Report,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = wall,
     ) -> None:
         self._store = store
         self._rules = rules

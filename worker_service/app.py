@@ -87,7 +87,7 @@ class Worker:
         self.id = new_worker_id(settings.name)
         self.telemetry = telemetry or Telemetry()
         self.leases = Leases()
-        self.service = Service("worker", drain_timeout=settings.drain_timeout + _AFTER_DRAIN)
+        self.service = Service("worker", drain_timeout=settings.drain_timeout, after_drain=_AFTER_DRAIN)
         self._settings = settings
         able = {name: each for name, each in handlers.items() if each.requires <= set(settings.labels)}
         self._limits = Limits(settings.max_result_bytes, settings.max_depth)

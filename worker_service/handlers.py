@@ -8,6 +8,7 @@ from typing import Any
 from common.options import Policy
 from common.tasks import Runtime, TaskFunction, is_coroutine
 from worker_service.arguments import Arguments
+from worker_service.results import ResultCheck, result_check
 
 
 class Handler:
@@ -22,9 +23,20 @@ class Handler:
         timed: whether its decorator names a timeout.
         requires: labels that a worker has to have to run it.
         arguments: its compiled argument decoder.
+        check_result: raises when the JSON of a result does not fit the return annotation; None without one to check.
     """
 
-    __slots__ = ("arguments", "function", "in_process", "is_coroutine", "name", "policy", "requires", "timed")
+    __slots__ = (
+        "arguments",
+        "check_result",
+        "function",
+        "in_process",
+        "is_coroutine",
+        "name",
+        "policy",
+        "requires",
+        "timed",
+    )
 
     def __init__(self, task: TaskFunction[..., Any]) -> None:
         self.name = task.name
@@ -35,3 +47,4 @@ class Handler:
         self.requires = frozenset(task.requires)
         self.timed = self.policy.timeout is not None or self.policy.hard_timeout is not None
         self.arguments = Arguments(task.function, task.name)
+        self.check_result: ResultCheck | None = result_check(task.result_type)

@@ -33,6 +33,11 @@ class TimedOut(asyncio.CancelledError, TaskTimeout):
     """
 
 
+# It goes by the name of the one that users know, in errors and tracebacks: a timeout is one in each runtime.
+for _attribute in ("__name__", "__qualname__", "__module__"):
+    setattr(TimedOut, _attribute, getattr(TaskTimeout, _attribute))
+
+
 class CoroutineInterrupt:
     """For a coroutine: cancels its task, and turns the cancellation into `TimedOut` on its way in.
 

@@ -50,7 +50,7 @@ async def run_coroutine(
         if interrupt is not None and interrupt.pending and isinstance(error, asyncio.CancelledError):
             error = TaskTimeout().with_traceback(error.__traceback__)  # it came when the function was over
         return _classified(context, handler, error, perf_counter() - started)
-    return succeeded(assignment, value, perf_counter() - started, limits)
+    return succeeded(assignment, value, perf_counter() - started, limits, handler.check_result)
 
 
 def run_plain(
@@ -72,7 +72,7 @@ def run_plain(
         return failed(assignment, ErrorKind.BAD_ARGUMENTS, error, 0.0, with_traceback=False)
     except BaseException as error:  # noqa: BLE001 - see the module's docstring
         return _classified(context, handler, error, perf_counter() - started)
-    return succeeded(assignment, value, perf_counter() - started, limits)
+    return succeeded(assignment, value, perf_counter() - started, limits, handler.check_result)
 
 
 def _classified(context: TaskContext, handler: Handler, error: BaseException, seconds: float) -> Outcome:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Raw
+from msgspec.inspect import CustomType, Field, Type, type_info
 
 from common.errors import TaskTimeout
 from common.options import Policy
@@ -39,7 +41,35 @@ class BadResult(Exception):
     """The result cannot be sent; the text says why."""
 
 
-def succeeded(assignment: Assignment, value: Any, seconds: float, limits: Limits) -> Outcome:
+ResultCheck: TypeAlias = Callable[[bytes], Any]
+"""Raises when a result, as JSON, is not what the task function's annotation says."""
+
+
+def result_check(annotation: Any) -> ResultCheck | None:
+    """The check for results of a return annotation; None where JSON cannot be held against it."""
+    if annotation is Any:
+        return None
+    try:
+        return None if _has_custom(type_info(annotation), set()) else msgspec.json.Decoder(annotation).decode
+    except TypeError:
+        return None
+
+
+def _has_custom(part: Any, seen: set[int]) -> bool:
+    """Whether a type that JSON knows nothing of is somewhere in `part` of a description of types."""
+    if isinstance(part, CustomType):
+        return True
+    if isinstance(part, tuple):
+        return any(_has_custom(each, seen) for each in part)
+    if not isinstance(part, (Type, Field)) or id(part) in seen:
+        return False
+    seen.add(id(part))  # a type may contain itself
+    return any(_has_custom(getattr(part, name), seen) for name in part.__struct_fields__)
+
+
+def succeeded(
+    assignment: Assignment, value: Any, seconds: float, limits: Limits, check: ResultCheck | None = None
+) -> Outcome:
     """The outcome of a task function that returned `value`; a failure when `value` cannot be sent.
 
     Args:
@@ -47,9 +77,12 @@ def succeeded(assignment: Assignment, value: Any, seconds: float, limits: Limits
         value: what was returned.
         seconds: the run time.
         limits: bounds on the result.
+        check: holds it against the function's annotation.
     """
     try:
         result = encode_result(value, limits)
+        if check is not None:
+            _held_against(check, result)
     except BadResult as error:
         return failed(assignment, ErrorKind.BAD_RESULT, error, seconds, with_traceback=False)
     return Outcome(
@@ -83,6 +116,13 @@ def encode_result(value: Any, limits: Limits) -> bytes:
     except BadArguments as error:
         raise BadResult(f"the result is {error}") from None
     return result
+
+
+def _held_against(check: ResultCheck, result: bytes) -> None:
+    try:
+        check(result)
+    except Exception as error:  # noqa: BLE001 - the annotated type's own code may run
+        raise BadResult(f"the result is not what the function's annotation says: {_text(error)}") from None
 
 
 def failed(

@@ -70,7 +70,8 @@ class AsyncQuestions:
 
         Returns:
             The state of each task now, by id: ``cancelled``, or the outcome that was stored first. ``unknown`` for ids
-            that the scheduler does not have.
+            that the scheduler does not have. When an answer was lost and had to be asked for again, it may lack tasks
+            that a filter with `state` has cancelled.
 
         Raises:
             InvalidFilter, ResultTimeout, ClientClosed: as in `tasks`. After a `ResultTimeout` some may be cancelled;

@@ -72,7 +72,7 @@ def _plain(name: str, value: Any) -> dict[str, Any]:
     if name == "task" and isinstance(value, TaskFunction):
         return {"task": value.name}
     if name == "labels" and isinstance(value, Mapping):
-        return {"labels": dict(value)}
+        return {"labels": dict(value) or None}  # no label chooses nothing: whoever cancels has to say more
     if name in ("since", "until"):
         return {name: _moment(name, value)}
     return {name: value}

@@ -15,11 +15,12 @@ from msgspec.structs import replace
 from common.errors import InvalidTask
 from common.options import TaskOptions
 from common.tasks import Call, TaskFunction
-from common.words import EQUAL, merged, task_options
+from common.words import EQUAL, NOT_UNIQUE, merged, task_options
 
 _SCHEDULERS: Final = ("expires_in", "result_ttl", "max_crashes")
 """What the scheduler has to know of a decorator's policy, beside `requires`; the worker knows the rest by itself."""
 
+_NOTHING: Final = TaskOptions()
 _decode = msgspec.json.Decoder(TaskOptions).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -56,7 +57,7 @@ class Chosen(Struct, frozen=True):
         if self.task_id is not None:
             raise InvalidTask("one task_id cannot be that of many calls; use call(...).options(task_id=...)")
         extra = self.extra
-        if extra is not None and (extra.idempotency_key or extra.unique not in (None, EQUAL)):
+        if extra is not None and (extra.idempotency_key or extra.unique not in (None, EQUAL, NOT_UNIQUE)):
             raise InvalidTask("one idempotency_key or unique name would make all of these calls one task")
         if self.queue is None and self.priority is None:
             return iter(calls)
@@ -94,6 +95,10 @@ def checked(
     _check_sense(options, call)
     if options.unique == EQUAL:
         options = replace(options, unique=_equal(call))
+    elif options.unique == NOT_UNIQUE:
+        options = replace(options, unique=None)
+        if options == _NOTHING:
+            return None, 0
     try:
         raw = _encode(options)
         return _decode(raw), len(raw)
@@ -111,16 +116,22 @@ def _check_sense(options: TaskOptions, call: Call[Any]) -> None:
     soft, hard = options.timeout, options.hard_timeout
     if soft is not None and hard is not None and hard < soft:
         raise InvalidTask(f"the hard_timeout of {call.name!r} ({hard:g} s) comes before its timeout ({soft:g} s)")
+    hard = call.task.policy.hard_timeout if hard is None and isinstance(call.task, TaskFunction) else None
+    if soft is not None and hard is not None and hard < soft:
+        raise InvalidTask(
+            f"the hard_timeout that the decorator of {call.name!r} declares ({hard:g} s) comes before this timeout "
+            f"({soft:g} s); say another hard_timeout as well"
+        )
 
 
 @lru_cache(maxsize=1024)
 def declared_by(task: TaskFunction[..., Any]) -> TaskOptions | None:
-    """What the scheduler has to know of the policy that the task function's decorator declares."""
+    """What the scheduler has to know of what the task function's decorator declares."""
     said = {name: value for name in _SCHEDULERS if (value := getattr(task.policy, name)) is not None}
     if task.requires:
         # A worker without these labels does not name the function: only the submission can say what it lacks.
         said["requires"] = task.requires
-    return TaskOptions(**said) if said else None
+    return merged(task.defaults, TaskOptions(**said) if said else None)
 
 
 def _equal(call: Call[Any]) -> str:

@@ -18,20 +18,23 @@ _REAL = (time.time, time.monotonic)
 
 
 class Clock:
-    """Puts the process's clocks forward; in force inside a ``with`` block."""
+    """Puts the process's clocks forward; in force inside a ``with`` block.
+
+    Attributes:
+        ahead: by how many seconds.
+    """
 
     _active: Clock | None = None
 
     def __init__(self) -> None:
-        self._added = 0.0
+        self.ahead = 0.0
         self._loops: list[asyncio.AbstractEventLoop] = []
 
     def __enter__(self) -> Self:
         if Clock._active is not None:
             raise HarnessError("another harness is running in this process, and the clock can be moved only by one")
         Clock._active = self
-        time.time = lambda: _REAL[0]() + self._added
-        time.monotonic = lambda: _REAL[1]() + self._added
+        time.time, time.monotonic = _time, _monotonic
         return self
 
     def __exit__(
@@ -45,6 +48,11 @@ class Clock:
         time.time, time.monotonic = _REAL
         active, Clock._active = Clock._active, None
         return active is not None
+
+    @classmethod
+    def added(cls) -> float:
+        """Seconds by which the clocks of this process are ahead now."""
+        return 0.0 if cls._active is None else cls._active.ahead
 
     @staticmethod
     def real() -> float:
@@ -63,7 +71,7 @@ class Clock:
         """
         if seconds < 0:
             raise ValueError(f"the clock cannot go back, {seconds:g} s were asked for")
-        self._added += seconds
+        self.ahead += seconds
         for loop in self._loops:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_nothing)
@@ -95,6 +103,15 @@ class ClockLoop(asyncio.SelectorEventLoop):
         with self._lock:
             self._timers = [timer for timer in self._timers if not timer.cancelled() and timer.when() > now]
             return min((timer.when() - now for timer in self._timers), default=None)
+
+
+# One pair of functions for all clocks: a module that is imported while a harness runs may keep them for ever.
+def _time() -> float:
+    return _REAL[0]() + Clock.added()
+
+
+def _monotonic() -> float:
+    return _REAL[1]() + Clock.added()
 
 
 def _nothing() -> None:

@@ -29,7 +29,11 @@ from common.testing.clock import Clock, movable
 from common.testing.crash import Crash, GuardedClient
 
 GROUP: Final = "warren.embedded"
-LONGEST_STEP: Final = 600.0
+STEP: Final = 600.0
+"""Seconds that the clock is put forward at once at most, when it does not have far to go."""
+STEPS: Final = 200
+"""A long way is gone in about so many steps."""
+LONGEST_STEP: Final = 86_400.0
 """Seconds that the clock is put forward at once at most; workers must not seem dead because of it."""
 NAMESPACE: Final = "warren"
 START_TIMEOUT: Final = 20.0
@@ -192,7 +196,7 @@ class WarrenTest:
         await self.settle()
         while (left := until - self._now()) > 0:
             due = self._next_due()
-            step = min(left, LONGEST_STEP)
+            step = _step(left)
             if due is not None:
                 step = min(step, max(due - self._now(), 0.001))
             self._clock.advance(step)
@@ -226,8 +230,9 @@ class WarrenTest:
     async def _step_to(self, when: float) -> None:
         left = max(when - self._now(), 0.001)
         while left > 0:
-            self._clock.advance(min(left, LONGEST_STEP))
-            left -= LONGEST_STEP
+            step = _step(left)
+            self._clock.advance(step)
+            left -= step
             await self.settle()
 
     def _next_due(self) -> float | None:
@@ -249,6 +254,11 @@ class WarrenTest:
     @staticmethod
     def _now() -> float:
         return time.time()
+
+
+def _step(left: float) -> float:
+    """How far the clock is put forward at once when it is to go `left` seconds in all."""
+    return min(left, max(STEP, left / STEPS), LONGEST_STEP)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop:

@@ -109,6 +109,19 @@ async def test_wrong_arguments_fail_at_once_and_are_not_retried(world: World, ar
     assert [each.attempt for each in (await handle.status()).attempts] == [1]
 
 
+@pytest.mark.parametrize(
+    "function",
+    [tasks.misjudge, tasks.misjudge_in_thread, tasks.misjudge_in_process],
+    ids=["coroutine", "thread", "process"],
+)
+async def test_a_wrong_result_fails_with_the_path_of_the_fault_and_is_not_retried(world: World, function: Any) -> None:
+    handle = await world.client.submit(function, "two")
+    error = await failure(handle)
+    assert error.kind == ErrorKind.BAD_RESULT
+    assert "Expected `int`, got `str` - at `$[1]`" in error.message
+    assert (await handle.status()).attempt == 1
+
+
 async def test_retries_wait_for_the_backoff_and_are_remembered(world: World, token: str) -> None:
     handle = await world.client.submit(tasks.fail_at_first, token, 2)
     await world.advance(0.1)
@@ -213,7 +226,8 @@ async def test_a_timeout_is_raised_in_the_task_function(world: World, token: str
     handle = await world.client.options(timeout=0.3).submit(function, token)
     await world.advance(0.4)
     error = await failure(handle)
-    assert error.kind == ErrorKind.TIMEOUT
+    assert (error.kind, error.type) == (ErrorKind.TIMEOUT, "TaskTimeout")
+    assert "common.errors.TaskTimeout" in error.traceback
     assert tasks.seen[token] == ["begun", "TaskTimeout"]
 
 

@@ -103,8 +103,10 @@ async def test_ids_are_cancelled_together_and_unknown_ones_named(scheduler: Stan
 
 
 async def test_nothing_said_cancels_nothing(scheduler: StandIn, either: Either) -> None:
-    with pytest.raises(InvalidFilter, match="say which tasks"):
-        await either.do(either.client.cancel)
+    said: list[dict[str, Any]] = [{}, {"labels": {}}]
+    for nothing in said:
+        with pytest.raises(InvalidFilter, match="say which tasks"):
+            await either.do(either.client.cancel, **nothing)
     with pytest.raises(InvalidFilter, match="there is no state 'sleeping'"):
         await either.do(either.client.cancel, state="sleeping")
 

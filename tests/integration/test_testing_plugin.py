@@ -106,6 +106,39 @@ def test_the_fixture_works_with_each_way_to_run_coroutines(tmp_path: Path, test:
     assert "1 passed" in said, said
 
 
+@pytest.mark.parametrize("before", ["", "import scheduler_service.app, worker_service.app\n"], ids=["late", "early"])
+def test_each_test_goes_by_its_own_clock_whenever_the_services_are_imported(tmp_path: Path, before: str) -> None:
+    source = """
+@pytest.mark.parametrize("number", range(3))
+def test_a_delay(warren_test, number):
+    async def scenario(warren):
+        handle = await warren.client.options(delay=7200).submit(add, 2, 3)
+        await warren.advance(7199)
+        assert (await handle.status()).state == "scheduled"
+        await warren.advance(1)
+        assert await handle.result(timeout=1) == 5
+    warren_test.play(scenario)
+"""
+    assert "3 passed" in run(tmp_path, source, tasks=f"import pytest\n{before}{TASKS}")
+
+
+def test_a_year_passes_quickly(tmp_path: Path) -> None:
+    source = """
+def test_a_year(warren_test):
+    async def scenario(warren):
+        began = time.perf_counter()
+        first, second = [await warren.client.options(delay=days * 86_400).submit(add, 0, days) for days in (7, 366)]
+        await warren.advance(365 * 86_400)
+        assert await first.result(timeout=1) == 7
+        assert not second.done()
+        await warren.advance(86_400)
+        assert await second.result(timeout=1) == 366
+        assert time.perf_counter() - began < 30
+    warren_test.play(scenario)
+"""
+    assert "1 passed" in run(tmp_path, source)
+
+
 def test_the_plugin_imports_nothing_until_the_fixture_is_used() -> None:
     program = f"import sys; import pytest; before = set(sys.modules); import common.testing.plugin; \
 print([name for name in {HEAVY!r} if name in sys.modules and name not in before])"

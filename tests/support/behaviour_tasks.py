@@ -25,6 +25,21 @@ async def add(x: int, y: int) -> int:
     return x + y
 
 
+@task(name="behave.misjudge", retries=5)
+async def misjudge(text: str) -> list[int]:
+    return [0, text]  # type: ignore[list-item]
+
+
+@task(name="behave.misjudge_in_thread", retries=5)
+def misjudge_in_thread(text: str) -> list[int]:
+    return [0, text]  # type: ignore[list-item]
+
+
+@task(name="behave.misjudge_in_process", retries=5, runtime="process")
+def misjudge_in_process(text: str) -> list[int]:
+    return [0, text]  # type: ignore[list-item]
+
+
 @task(name="behave.note")
 def note(token: str, text: str) -> str:
     seen[token].append(text)

@@ -1,5 +1,6 @@
 """What can be wrong with a call is found before anything is sent."""
 
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -178,6 +179,38 @@ def test_the_labels_that_a_decorator_requires_travel_with_those_of_the_submissio
 
     assert message(call(function)).options == TaskOptions(requires=("gpu",))
     assert message(call(function).options(requires="ssd")).options == TaskOptions(requires=("gpu", "ssd"))
+
+
+def test_a_decorator_has_defaults_for_each_submission_of_its_function() -> None:
+    @task(registry={}, delay=timedelta(minutes=1), unique=True, key="reports", labels={"team": "a", "job": "b"})
+    def function(x: int) -> None: ...
+
+    sent = message(call(function, 1)).options
+    assert sent is not None
+    assert (sent.delay, sent.key, sent.labels) == (60.0, "reports", {"team": "a", "job": "b"})
+    same, other = message(call(function, 1)).options, message(call(function, 2)).options
+    assert same == sent
+    assert other is not None
+    assert other.unique != sent.unique
+    said = call(function, 1).options(delay=0, unique=False, key="own", labels={"job": "c"})
+    assert message(said).options == TaskOptions(delay=0.0, key="own", labels={"team": "a", "job": "c"})
+    chosen = Chosen().and_also(None, None, None, {"unique": False, "run_at": 2e9}).extra
+    assert message(call(function, 1), chosen).options == TaskOptions(
+        run_at=2e9, key="reports", labels={"team": "a", "job": "b"}
+    )
+    assert message(call("function", 1)).options is None
+    assert message(call("function", 1).options(unique=False)).options is None
+
+
+def test_a_timeout_behind_the_hard_one_of_the_decorator_is_refused() -> None:
+    @task(name="a", registry={}, hard_timeout=10)
+    def function() -> None: ...
+
+    with pytest.raises(InvalidTask, match=r"that the decorator of 'a' declares \(10 s\) comes before this timeout"):
+        message(call(function), TaskOptions(timeout=60))
+    assert message(call(function), TaskOptions(timeout=60, hard_timeout=90)).options is not None
+    assert message(call(function), TaskOptions(timeout=10)).options is not None
+    assert message(call(function), TaskOptions(hard_timeout=5)).options is not None
 
 
 @pytest.mark.parametrize(

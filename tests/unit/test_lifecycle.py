@@ -95,6 +95,19 @@ async def test_a_signal_drains_and_a_second_one_cuts_the_drain_short(number: sig
     assert journal[-1] == "a.stop"
 
 
+async def test_a_drain_has_its_time_and_then_some_to_say_what_came_of_it(caplog: pytest.LogCaptureFixture) -> None:
+    journal = Journal()
+    service = Service("test", drain_timeout=0.05, after_drain=5)
+    service.add(Recorder("a", journal, drain=lambda: asyncio.sleep(0.1)))
+    caplog.set_level(logging.INFO, "common.lifecycle")
+    running = asyncio.create_task(service.run())
+    await journal.reached("a.start")
+    service.drain()
+    assert await running == EXIT_OK
+    (said,) = (record for record in caplog.records if record.message == "draining")
+    assert vars(said)["timeout_seconds"] == 0.05, "as the setting says"
+
+
 async def test_a_drain_that_takes_too_long_is_cut_short() -> None:
     journal = Journal()
     service = Service("test", drain_timeout=0.05)

@@ -226,6 +226,7 @@ def test_a_decorator_that_says_nothing_costs_nothing(own: Registry) -> None:
     def work() -> None: ...
 
     assert work.policy is NO_POLICY
+    assert work.defaults is None
 
 
 @pytest.mark.parametrize(
@@ -243,7 +244,11 @@ def test_a_decorator_that_says_nothing_costs_nothing(own: Registry) -> None:
         ({"give_up_on": int}, "give_up_on takes exception types"),
         ({"max_crashes": 0}, "max_crashes"),
         ({"memory_limit": 1024}, "memory_limit"),
-        ({"delay": 5}, "@task takes no 'delay'"),
+        ({"delay": -5}, "delay: expected `float` >= 0"),
+        ({"delay": 60, "expires_in": 60}, "with a delay of 60 s and expires_in 60 s it never runs"),
+        ({"run_at": 5}, "@task takes no 'run_at', which is about one submission"),
+        ({"idempotency_key": "x"}, "@task takes no 'idempotency_key', which is about one submission"),
+        ({"labels": {"a": 1}}, "labels[...]: expected `str`"),
         ({"retires": 5}, "@task takes no 'retires'"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import InvalidTask
 from common.options import Backoff, BackoffKind, TaskOptions
-from common.words import EQUAL, merged, task_options
+from common.words import EQUAL, NOT_UNIQUE, merged, task_options
 
 
 def test_spans_moments_and_types_become_those_of_the_wire() -> None:
@@ -39,7 +39,8 @@ def test_spans_moments_and_types_become_those_of_the_wire() -> None:
 
 
 def test_nothing_said_is_no_options() -> None:
-    assert task_options({}) is task_options({"delay": None, "unique": False}) is None
+    assert task_options({}) is task_options({"delay": None, "unique": None}) is None
+    assert task_options({"unique": False}) == TaskOptions(unique=NOT_UNIQUE)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """What a task function returns or raises, as bounded JSON and text."""
 
 import math
-from typing import Any
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
+import msgspec
 import pytest
 
 from common.wire import Assignment, ErrorKind, OutcomeKind
-from worker_service.results import MAX_MESSAGE_BYTES, MAX_TRACEBACK_BYTES, Limits, failed, safe, succeeded
+from worker_service.results import MAX_MESSAGE_BYTES, MAX_TRACEBACK_BYTES, Limits, failed, result_check, safe, succeeded
 
 LIMITS = Limits(1000, 32)
 WORK = Assignment("id", "task", "lease", 3)
@@ -63,6 +65,53 @@ def test_results_that_cannot_be_sent(value: Any, says: str) -> None:
     assert outcome.error is not None
     assert outcome.error.kind is ErrorKind.BAD_RESULT
     assert says in outcome.error.message
+
+
+class Size(msgspec.Struct):
+    width: int
+
+
+class Box(msgspec.Struct):
+    sizes: list[Size]
+
+
+class Shape(str):
+    """A type that JSON knows nothing of."""
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "says"),
+    [
+        (int, "two", "Expected `int`, got `str`"),
+        (None, 5, "Expected `null`, got `int`"),
+        (Box, {"sizes": [{"width": 1}, {"width": "two"}]}, "at `$.sizes[1].width`"),
+        (Annotated[int, msgspec.Meta(gt=0)], -1, "Expected `int` >= 1"),
+    ],
+)
+def test_a_result_that_is_not_what_the_annotation_says_is_a_failure(annotation: Any, value: Any, says: str) -> None:
+    outcome = succeeded(WORK, value, 0.5, LIMITS, result_check(annotation))
+    assert outcome.kind is OutcomeKind.FAILED
+    assert outcome.error is not None
+    assert (outcome.error.kind, outcome.error.type) == (ErrorKind.BAD_RESULT, "BadResult")
+    assert says in outcome.error.message
+    assert outcome.advice is None
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (Box, Box([Size(1)])),
+        (datetime, datetime(2026, 1, 1, tzinfo=UTC)),
+        (dict[int, str], {1: "one"}),
+        (float, 5),
+        (Any, {"any": "thing"}),
+        (list[Shape], ["round"]),
+        (Size | Box, {"neither": 1}),
+    ],
+)
+def test_a_result_that_fits_or_cannot_be_held_against_its_annotation_is_one(annotation: Any, value: Any) -> None:
+    outcome = succeeded(WORK, value, 0.5, LIMITS, result_check(annotation))
+    assert outcome.kind is OutcomeKind.SUCCEEDED, outcome.error
 
 
 class Unprintable(Exception):

@@ -47,7 +47,7 @@ def cancel(
     """
     words = which(given)
     if bool(ids) + bool(words) + everything != 1:
-        raise click.UsageError("say which: IDs, or options such as --queue and --label, or --all")
+        raise click.UsageError("say one of these: IDs, options such as --queue and --label, or --all")
     with connected(namespace, as_json=as_json) as client:
         if ids:
             states = client.cancel(ids=ids, timeout=timeout)

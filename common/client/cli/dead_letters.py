@@ -142,7 +142,7 @@ def purge(
 def _words(ones: tuple[str, ...], reason: str | None, everything: bool, given: dict[str, Any]) -> dict[str, Any]:
     words = which(given) | ({"reason": reason} if reason else {})
     if bool(ones) + bool(words) + everything != 1:
-        raise click.UsageError("say which: IDs or numbers, or options such as --task and --reason, or --all")
+        raise click.UsageError("say one of these: IDs and numbers, options such as --task and --reason, or --all")
     return words
 
 
