@@ -74,7 +74,7 @@ def test_many_are_cancelled_in_one_go_and_stay_so(start_cluster: StartCluster) -
 async def test_progress_is_followed_to_the_end_while_the_scheduler_is_killed(start_cluster: StartCluster) -> None:
     cluster = start_cluster()
     async with AsyncClient(cluster.broker.url, namespace=cluster.namespace) as client:
-        handle = await client.submit("count_up", 1, 50, 0.1)
+        handle = await client.submit("count_up", 1, 120, 0.1)  # longer than a slow machine needs for a new scheduler
         seen: list[TaskStatus | Progress] = []
         async for update in handle.updates(timeout=60, interval=0.2):
             if isinstance(update, Progress) and not cluster.scheduler.exits:
