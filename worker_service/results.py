@@ -51,8 +51,8 @@ def result_check(annotation: Any) -> ResultCheck | None:
         return None
     try:
         return None if _has_custom(type_info(annotation), set()) else msgspec.json.Decoder(annotation).decode
-    except TypeError:
-        return None
+    except (TypeError, NameError, AttributeError):
+        return None  # no type for JSON, or one with a name in it that only a type checker sees
 
 
 def _has_custom(part: Any, seen: set[int]) -> bool:

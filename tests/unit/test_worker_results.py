@@ -1,6 +1,7 @@
 """What a task function returns or raises, as bounded JSON and text."""
 
 import math
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -75,6 +76,13 @@ class Box(msgspec.Struct):
     sizes: list[Size]
 
 
+@dataclass
+class Unresolved:
+    """As a type checker sees it, which reads imports that never happen."""
+
+    part: "Nowhere"  # type: ignore[name-defined]  # noqa: F821
+
+
 class Shape(str):
     """A type that JSON knows nothing of."""
 
@@ -107,6 +115,7 @@ def test_a_result_that_is_not_what_the_annotation_says_is_a_failure(annotation: 
         (Any, {"any": "thing"}),
         (list[Shape], ["round"]),
         (Size | Box, {"neither": 1}),
+        (Unresolved, {"part": 1}),
     ],
 )
 def test_a_result_that_fits_or_cannot_be_held_against_its_annotation_is_one(annotation: Any, value: Any) -> None:
