@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from common.wire import Assignment, ErrorKind, OutcomeKind
-from worker_service.results import MAX_MESSAGE_BYTES, MAX_TRACEBACK_BYTES, Limits, failed, result_check, safe, succeeded
+from worker_service.checks import result_check
+from worker_service.results import MAX_MESSAGE_BYTES, MAX_TRACEBACK_BYTES, Limits, failed, safe, succeeded
 
 LIMITS = Limits(1000, 32)
 WORK = Assignment("id", "task", "lease", 3)
