@@ -178,7 +178,7 @@ def _decoder(annotation: Any, parameter: str, task: str) -> msgspec.json.Decoder
         if _has_custom(msgspec.inspect.type_info(annotation)):
             raise TypeError(f"{annotation!r} is not a type that JSON can be converted to")
         return msgspec.json.Decoder(annotation)
-    except TypeError as error:
+    except (TypeError, NameError, AttributeError) as error:  # the last two: a name that only a type checker sees
         raise InvalidTask(
             f"task function {task!r}, argument {parameter!r}: {error}; annotate it with builtins, dataclasses, enums, "
             f"datetimes or msgspec Structs"

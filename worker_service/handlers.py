@@ -8,7 +8,7 @@ from typing import Any
 from common.options import Policy
 from common.tasks import Runtime, TaskFunction, is_coroutine
 from worker_service.arguments import Arguments
-from worker_service.results import ResultCheck, result_check
+from worker_service.checks import ResultCheck, result_check
 
 
 class Handler:

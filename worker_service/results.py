@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Raw
-from msgspec.inspect import CustomType, Field, Type, type_info
 
 from common.errors import TaskTimeout
 from common.options import Policy
 from common.wire import Assignment, ErrorInfo, ErrorKind, Outcome, OutcomeKind, ReturnReason
 from worker_service.advice import advise
 from worker_service.arguments import BadArguments, check_depth
+from worker_service.checks import ResultCheck
 
 MAX_MESSAGE_BYTES: Final = 8 * 1024
 MAX_TRACEBACK_BYTES: Final = 32 * 1024
@@ -39,32 +38,6 @@ class Limits(NamedTuple):
 
 class BadResult(Exception):
     """The result cannot be sent; the text says why."""
-
-
-ResultCheck: TypeAlias = Callable[[bytes], Any]
-"""Raises when a result, as JSON, is not what the task function's annotation says."""
-
-
-def result_check(annotation: Any) -> ResultCheck | None:
-    """The check for results of a return annotation; None where JSON cannot be held against it."""
-    if annotation is Any:
-        return None
-    try:
-        return None if _has_custom(type_info(annotation), set()) else msgspec.json.Decoder(annotation).decode
-    except TypeError:
-        return None
-
-
-def _has_custom(part: Any, seen: set[int]) -> bool:
-    """Whether a type that JSON knows nothing of is somewhere in `part` of a description of types."""
-    if isinstance(part, CustomType):
-        return True
-    if isinstance(part, tuple):
-        return any(_has_custom(each, seen) for each in part)
-    if not isinstance(part, (Type, Field)) or id(part) in seen:
-        return False
-    seen.add(id(part))  # a type may contain itself
-    return any(_has_custom(getattr(part, name), seen) for name in part.__struct_fields__)
 
 
 def succeeded(

@@ -154,8 +154,9 @@ def task_error(outcome: TaskResult) -> TaskError:
 def _typed_decoder(result_type: Any) -> msgspec.json.Decoder[Any]:
     try:
         decoder = msgspec.json.Decoder(result_type)
-    except TypeError:
-        return _PLAIN  # an annotation that JSON cannot be converted to; the plain value is what there is
+    except (TypeError, NameError, AttributeError):
+        # An annotation that JSON cannot be converted to, or with a name that only a type checker sees.
+        return _PLAIN
     return _PLAIN if isinstance(type_info(result_type), CustomType) else decoder
 
 

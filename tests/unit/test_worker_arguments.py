@@ -119,6 +119,17 @@ def test_a_type_that_json_cannot_carry_is_refused_at_the_start() -> None:
         Arguments(bad, "bad")
 
 
+def test_an_annotation_with_a_name_that_only_a_type_checker_sees_is_refused() -> None:
+    @dataclasses.dataclass
+    class Part:
+        whole: "Nowhere"  # type: ignore[name-defined]  # noqa: F821
+
+    def bad(x: Part) -> None: ...
+
+    with pytest.raises(InvalidTask, match="'bad', argument 'x': name 'Nowhere' is not defined"):
+        Arguments(bad, "bad")
+
+
 def test_the_caller_cannot_make_decoders_pile_up() -> None:
     arguments = Arguments(many, "many")
     for count in range(1, 300):

@@ -1,6 +1,7 @@
 """What a task function returns or raises, as bounded JSON and text."""
 
 import math
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -8,7 +9,8 @@ import msgspec
 import pytest
 
 from common.wire import Assignment, ErrorKind, OutcomeKind
-from worker_service.results import MAX_MESSAGE_BYTES, MAX_TRACEBACK_BYTES, Limits, failed, result_check, safe, succeeded
+from worker_service.checks import result_check
+from worker_service.results import MAX_MESSAGE_BYTES, MAX_TRACEBACK_BYTES, Limits, failed, safe, succeeded
 
 LIMITS = Limits(1000, 32)
 WORK = Assignment("id", "task", "lease", 3)
@@ -75,6 +77,13 @@ class Box(msgspec.Struct):
     sizes: list[Size]
 
 
+@dataclass
+class Unresolved:
+    """As a type checker sees it, which reads imports that never happen."""
+
+    part: "Nowhere"  # type: ignore[name-defined]  # noqa: F821
+
+
 class Shape(str):
     """A type that JSON knows nothing of."""
 
@@ -107,6 +116,7 @@ def test_a_result_that_is_not_what_the_annotation_says_is_a_failure(annotation: 
         (Any, {"any": "thing"}),
         (list[Shape], ["round"]),
         (Size | Box, {"neither": 1}),
+        (Unresolved, {"part": 1}),
     ],
 )
 def test_a_result_that_fits_or_cannot_be_held_against_its_annotation_is_one(annotation: Any, value: Any) -> None:
