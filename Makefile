@@ -5,7 +5,7 @@ BIN := .venv/bin
 DEV := .venv/.installed-dev
 BENCH := .venv/.installed-bench
 # The tests wait most of the time: for heartbeats, for brokers to start. The tests of one file share what is slow to start.
-SIDE_BY_SIDE ?= -n 2 --dist loadfile
+SIDE_BY_SIDE ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help check test test-docker chaos demo bench bench-beats bench-wave broker up down format clean
 .DEFAULT_GOAL := help

@@ -36,7 +36,10 @@ def translated(doing: str) -> Iterator[None]:
         PublishUnknown: no answer in time.
         BrokerRefused: the broker closed the channel and said why.
         ConnectionLost: anything else that ends a connection or channel.
+        CancelledError: this task was asked to end meanwhile, whatever else has happened.
     """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
     try:
         yield
     except aiormq.exceptions.PublishError as error:
@@ -46,7 +49,6 @@ def translated(doing: str) -> Iterator[None]:
     except TimeoutError as error:
         raise PublishUnknown(f"{doing}: no answer in time") from error
     except asyncio.CancelledError as error:
-        task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
         raise ConnectionLost(f"{doing}: the connection ended") from error
@@ -54,6 +56,9 @@ def translated(doing: str) -> Iterator[None]:
         raise BrokerRefused(_CODES[type(error)], f"{doing}: {_text(error)}") from error
     except (aiormq.exceptions.AMQPError, aio_pika.exceptions.AMQPError, OSError, RuntimeError) as error:
         raise ConnectionLost(f"{doing}: {_text(error)}") from error
+    finally:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 def _text(error: BaseException) -> str:

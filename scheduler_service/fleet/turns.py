@@ -101,8 +101,11 @@ class Turns:
         """
         self._look(now)
         self._unfinished = False
+        queues = self._backlog.queues()
+        if not queues:  # each beat asks: what costs as much as there are workers is not for nothing
+            return []
         hand = _Hand(self._rooms)
-        for queue, room in self._rooms.rooms(self._backlog.queues(), now).items():
+        for queue, room in self._rooms.rooms(queues, now).items():
             room = min(room, most, self._ledger.queue_room(queue, now)) if room > 0 else 0
             if room <= 0:
                 continue

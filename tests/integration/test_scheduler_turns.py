@@ -103,6 +103,26 @@ async def test_shares_of_keys_follow_their_weights(
         assert set(tin) & {each.id for each in worker.seen}
 
 
+async def test_queues_share_the_slots_of_a_worker_by_weight(
+    broker: Broker, namespace: str, scheduler: RunningScheduler, producer: Producer
+) -> None:
+    await set_quota(producer, Scope.QUEUE, "email", weight=3.0)
+    await producer.submit(*({"queue": queue} for queue in ("default", "email") for _ in range(30)))
+    await eventually(lambda: scheduler.scheduler._dispatcher.backlog == {"default": 30, "email": 30})
+
+    def at_work() -> Counter[str]:
+        return Counter(flight.queue for flight in scheduler.scheduler._flights.by_lease.values())
+
+    async with StandInWorker(broker.url, namespace, hold, queues=["default", "email"], slots=8) as worker:
+        await eventually(lambda: len(worker.holding) == 8)
+        assert at_work() == {"email": 6, "default": 2}
+        # What one does not use the other has.
+        await set_quota(producer, Scope.QUEUE, "email", paused=True)
+        await worker.finish(slow)
+        await eventually(lambda: len(worker.holding) == 8)
+        assert at_work() == {"default": 8}
+
+
 # --- limits ----------------------------------------------------------------------------------------------------------
 
 

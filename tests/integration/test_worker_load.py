@@ -10,7 +10,7 @@ from common.wire import ControlVerb, OutcomeKind
 from deploy.local import Broker
 from tests.support import worker_tasks
 from tests.support.stand_in_scheduler import RunningWorker, StandInScheduler, assignment, worker_settings
-from worker_service import load
+from worker_service import governor, load
 from worker_service.events import SlotsChanged
 from worker_service.vitals import memory
 
@@ -28,6 +28,7 @@ def gate() -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "EVERY", 0.1)
+    monkeypatch.setattr(governor, "QUIET_LOOKS", 1)
 
 
 async def test_memory_lowers_the_slots_and_its_release_raises_them(

@@ -142,6 +142,16 @@ def test_keys_take_turns_whatever_the_order_of_their_tasks() -> None:
     assert all(set(keys[at : at + 3]) == set("abc") for at in range(3, 21, 3))
 
 
+def test_a_key_that_comes_anew_has_the_next_slots() -> None:
+    fleet = Fleet()
+    fleet.worker(4)
+    fleet.submit(of(key="large"), *[LONG] * 40)
+    fleet.run(2 * LONG + 1.0)
+    small = fleet.submit(of(key="small"), *[LONG] * 4)
+    order(fleet, small)
+    assert max(job.waited for job in small) < LONG
+
+
 def test_a_key_gains_nothing_by_many_functions_or_labels() -> None:
     fleet = one_slot()
     blocker(fleet)
@@ -218,3 +228,12 @@ def test_of_very_many_keys_nothing_is_lost_in_the_overflow_lane() -> None:
     order(fleet, *jobs)
     assert len(fleet.done) == 600
     assert dict(fleet.backlog.totals()) == {}
+
+
+def test_of_very_many_lanes_of_a_key_those_that_wait_longest_are_claimed_together() -> None:
+    fleet = Fleet()
+    fleet.worker(10)
+    for number in range(100):
+        fleet.backlog.add(of(key="a", task=f"t{number}"), 1, fleet.wall - number)
+    (turn,) = fleet.turns.plan(fleet.now, fleet.wall)
+    assert {lane.task for lane in turn.lanes} == {f"t{number}" for number in range(100 - turns.MERGED, 100)}
