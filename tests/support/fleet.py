@@ -197,6 +197,7 @@ class Fleet:
 
     def run(self, until: float) -> None:
         """Let time pass until so many seconds after the start."""
+        assert START + until >= self.now, "that is over"
         while self._events and self._events[0][0] <= START + until:
             self.now, _, then = heappop(self._events)
             then()

@@ -61,6 +61,19 @@ def test_shares_are_within_two_percent_of_the_weights() -> None:
     assert turns == {key: pytest.approx(200 * weight, rel=0.02) for key, weight in weights.items()}
 
 
+def test_each_task_of_a_turn_counts() -> None:
+    level = FairQueue()
+    fill(level, "a", "b")
+    tasks: Counter[str] = Counter()
+    for _ in range(1000):
+        flow = level.first()
+        assert flow is not None
+        count = 10 if flow.key == "a" else 1
+        level.charge(flow, count)
+        tasks[flow.key] += count
+    assert tasks["a"] == pytest.approx(tasks["b"], abs=10)
+
+
 def test_weights_that_change_count_from_the_next_turn_on() -> None:
     weights = {"a": 1.0, "b": 1.0}
     level = FairQueue(weights.__getitem__)

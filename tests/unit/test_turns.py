@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from common.quotas import Quota, Rate, Scope
 from scheduler_service.fleet import turns
 from scheduler_service.fleet.lanes import Lane
-from tests.support.fleet import Fleet, Job, of
+from tests.support.fleet import START, Fleet, Job, of
 
 LONG = 30.0
 """Seconds: of such tasks none waits in the broker."""
@@ -36,7 +36,7 @@ def order(fleet: Fleet, *jobs: list[Job], limit: float = 1e6) -> list[Job]:
 def blocker(fleet: Fleet) -> None:
     """The one slot is busy, so that what comes next waits."""
     fleet.submit(of(), LONG)
-    fleet.run(1.0)
+    fleet.run(fleet.now - START + 1.0)
 
 
 # --- order -----------------------------------------------------------------------------------------------------------
@@ -129,6 +129,16 @@ def test_what_may_not_go_does_not_age_the_others_of_its_priority() -> None:
     low = fleet.submit(of(priority=2, key="anna"), LONG)
     high = fleet.submit(of(priority=5), LONG)
     assert order(fleet, low, high)[0] is high[0]
+
+
+def test_the_oldest_of_all_keys_of_a_priority_counts() -> None:
+    fleet = one_slot(queue={"ageing": 1.0})
+    fleet.submit(of(), 2 * LONG)
+    old = fleet.submit(of(priority=2, key="a"), LONG)
+    fleet.run(10.0)
+    young = fleet.submit(of(priority=2, key="b"), LONG)
+    high = fleet.submit(of(priority=5), LONG)
+    assert order(fleet, old, young, high)[0].lane.priority == 2
 
 
 # --- keys ------------------------------------------------------------------------------------------------------------
