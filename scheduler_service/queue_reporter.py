@@ -186,7 +186,11 @@ class QueueReporter:
                 if self._capability.of(waiting.lane).serves is Serves.NONE
             )
             reason = self._capability.why_not(lane)
-            return reason if unrunnable == queued else f"{unrunnable:,} wait: {reason}"
+            if unrunnable == queued:
+                return reason
+            some = f"{unrunnable:,} wait: {reason}"
+            reached = self._reasons.limit(Scope.QUEUE, queue, now)
+            return f"{reached}; {some}" if reached else some
         if reached := self._reasons.limit(Scope.QUEUE, queue, now):
             return reached
         lanes = islice(self._backlog.lanes(queue), LOOKED_AT)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
 
 from common.administration import Change, ListQuotas, Quotas, SetQuota
 from common.failpoints import reached
 from common.quotas import Quota, Scope
-from common.wire import Message, decode
+from common.wire import Message, QueueName, TaskName, decode
 from scheduler_service import operations
 from scheduler_service.asking import FORBIDDEN, Asker
 from scheduler_service.storage.store import Store
+
+_NAMES: Final[dict[Scope, Any]] = {Scope.QUEUE: QueueName, Scope.TASK: TaskName}
+_CALLED: Final = {Scope.QUEUE: "queue", Scope.TASK: "task function"}
 
 
 class QuotaKeeper:
@@ -52,6 +58,10 @@ class QuotaKeeper:
 
 
 def _fault(ask: SetQuota) -> str:
+    try:
+        msgspec.convert(ask.name, _NAMES.get(ask.scope, str))
+    except msgspec.ValidationError:
+        return f"{ask.name!r} cannot be the name of a {_CALLED[ask.scope]}, so nothing would ever be limited by it"
     if ask.scope is not Scope.QUEUE and isinstance(ask.ageing, float):
         return f"ageing is about the priorities of a queue; a {ask.scope} has none"
     if ask.scope is Scope.TASK and isinstance(ask.weight, float):

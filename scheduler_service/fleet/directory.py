@@ -92,6 +92,7 @@ class Directory:
         self.deaths: deque[Death] = deque(maxlen=DEATHS)
         self.version = 0
         """Counts the changes of who can run what."""
+        self._returned: set[str] = set()
         self._heard_of: set[str] = set()
         self._fresh: set[str] = set()
 
@@ -104,6 +105,8 @@ class Directory:
             return
         if known is not None and beat.number < known.beat.number:
             return
+        if known is None and self.has_died(beat.worker):
+            self._returned = {death.worker for death in self.deaths if death.worker in self._returned} | {beat.worker}
         running = frozenset(beat.running)
         functions = frozenset(beat.functions) if beat.functions is not None else None
         named = (functions or frozenset()).union(beat.barred or ())
@@ -156,12 +159,16 @@ class Directory:
         death = Death(beat, worker.heard_at, frozenset(beat.queues), worker.leases, worker.running, leaving)
         if not leaving:
             self.deaths.append(death)
+            self._returned.discard(death.worker)
         return death
 
     def lost(self, now: float) -> list[Death]:
-        """The workers that died lately and have not come back, the newest first; a bounded number of them."""
-        newest = {death.worker: death for death in self.deaths if now - death.heard_at < SHOWN}
-        return [death for name, death in reversed(newest.items()) if name not in self.workers]
+        """The workers that died lately and have not been back since, the newest first; a bounded number of them."""
+        newest: dict[str, Death] = {}
+        for death in reversed(self.deaths):
+            if now - death.heard_at < SHOWN and death.worker not in self._returned:
+                newest.setdefault(death.worker, death)
+        return list(newest.values())
 
     def holder(self, lease: str) -> str | None:
         """The live worker whose last beat lists `lease`, or None."""

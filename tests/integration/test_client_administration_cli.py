@@ -120,6 +120,7 @@ def test_limits_of_tasks_and_keys(scheduler: StandIn) -> None:
         (["set", "--key", "a", "--concurrency", "0"], "not a number from 1 to 1,000,000; or none"),
         (["set", "--queue", "a", "--ageing", "0"], "no span of time"),
         (["set", "--task", "a", "--weight", "2"], "a task function has no weight"),
+        (["set", "--key", "a", "--weight", "nan"], "nan is no weight"),
     ],
 )
 def test_wrong_limits_are_exit_code_2(scheduler: StandIn, arguments: list[str], why: str) -> None:
@@ -219,6 +220,16 @@ def test_workers_do_what_they_are_told(scheduler: StandIn) -> None:
         ("slots", ["host-"], 20, ""), ("log-level", None, None, "DEBUG"),
     ]  # fmt: skip
     assert "no live worker's id begins" in run(verbs["ping"], "elsewhere").stderr
+
+
+def test_all_workers_are_shut_down_after_asking(scheduler: StandIn) -> None:
+    scheduler.administered.answers = {"host-1": b'{"pid":1}'}
+    assert run(verbs["shutdown"]).exit_code == 2, "nobody can be asked, and nobody has said --yes"
+    code, shown = on_a_terminal("worker", "shutdown", typed="n\n")
+    assert (code, "Shut down all workers? [y/N]" in shown) == (1, True)
+    assert not scheduler.administered.commands
+    assert run(verbs["shutdown"], "host-1").exit_code == run(verbs["shutdown"], "--yes").exit_code == 0
+    assert [each.workers for each in scheduler.administered.commands.values()] == [["host-1"], None]
 
 
 def test_who_does_not_answer_or_cannot_is_shown(scheduler: StandIn) -> None:

@@ -119,6 +119,13 @@ async def test_a_quota_that_makes_no_sense_is_refused(client: AsyncClient, scope
     assert await client.quotas() == []
 
 
+@pytest.mark.parametrize(("scope", "name"), [("queue", "a b/*#."), ("queue", "x" * 65), ("task", "1 + 1")])
+async def test_a_quota_for_what_cannot_be_is_refused(client: AsyncClient, scope: str, name: str) -> None:
+    with pytest.raises(InvalidQuota, match="cannot be the name of a"):
+        await client.set_quota(scope, name, concurrency=2)
+    assert await client.quotas() == []
+
+
 async def test_what_waits_is_moved_to_where_a_worker_is(
     client: AsyncClient, worker: StandInWorker, scheduler: RunningScheduler
 ) -> None:

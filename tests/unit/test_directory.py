@@ -189,7 +189,12 @@ def test_a_lost_worker_is_shown_for_ten_minutes_unless_it_comes_back(directory: 
 
     directory.hear(beat("w1"), NOW + 30)
     assert [death.worker for death in directory.lost(NOW + 30)] == ["w2"]
-    assert directory.lost(NOW + 601) == []
+    directory.hear(beat("w1", 2, leaving=True), NOW + 31)
+    assert [death.worker for death in directory.lost(NOW + 31)] == ["w2"], "it came back, and left in good order"
+    directory.hear(beat("w1"), NOW + 32)
+    bury(directory, NOW + 60)
+    assert [death.worker for death in directory.lost(NOW + 60)] == ["w1", "w2"], "it died once more"
+    assert directory.lost(NOW + 701) == []
 
 
 def test_a_worker_that_is_late_or_without_a_connection_is_silent(directory: Directory) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, TypeVar
 
@@ -72,8 +73,16 @@ def resume(**given: Any) -> None:
     _order("resume", _line, **given)
 
 
-@_verb("shutdown", "Have workers finish what runs, and end.")
-def shutdown(**given: Any) -> None:
+@_verb(
+    "shutdown",
+    "Have workers finish what runs, and end.",
+    click.option("--yes", "-y", is_flag=True, help="Do not ask whether all workers are meant."),
+)
+def shutdown(*, yes: bool, **given: Any) -> None:
+    if not given["workers"] and not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("name the workers, or say --yes if you mean all of them")
+        click.confirm("Shut down all workers?", abort=True, err=True)
     _order("shutdown", _line, **given)
 
 

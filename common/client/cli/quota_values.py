@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -73,6 +74,12 @@ def waiting(text: str) -> float:
     return seconds
 
 
+def _number(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("nan is no weight; write a number from 0.001 to 1000", context, option)
+    return value
+
+
 def quota_options(function: F) -> F:
     """The options that say what a quota is to be; `said` makes them into words for the client."""
     for option in (
@@ -82,8 +89,12 @@ def quota_options(function: F) -> F:
         click.option(
             "--concurrency", type=Maybe("number", count), help="How many may be at workers at a time, or none."
         ),
-        click.option("--rate", type=Maybe("rate", rate), help="How many may start: 100/s, 90/m, 3/10s, or none."),
-        click.option("--weight", type=click.FloatRange(0.001, 1000), help="Share beside others that have work."),
+        click.option(
+            "--rate", type=Maybe("rate", rate), help="How many may be dispatched: 100/s, 90/m, 3/10s, or none."
+        ),
+        click.option(
+            "--weight", type=click.FloatRange(0.001, 1000), callback=_number, help="Share beside others that have work."
+        ),
     ):
         function = option(function)
     return function

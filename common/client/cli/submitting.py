@@ -29,6 +29,7 @@ from common.client.cli.values import By, Moment, Span, json_object, json_or_text
 @click.option("--hard-timeout", type=Span(), help="End it after so long.")
 @click.option("--retries", type=click.IntRange(min=0), help="Run it again so often when it fails.")
 @click.option("--key", help="Whose task it is, for fairness.")
+@click.option("--requires", multiple=True, metavar="LABEL", help="A label that its worker has to have; repeatable.")
 @click.option("--label", "label", multiple=True, metavar="NAME=VALUE", help="To find it again; repeatable.")
 @click.option("--idempotency-key", help="The first task with this key is meant, if there was one within a day.")
 @click.option("--unique", help="An unfinished task with this name is meant, if there is one.")
@@ -44,6 +45,7 @@ def submit(
     priority: int | None,
     task_id: str | None,
     expires: tuple[str, float] | None,
+    requires: tuple[str, ...],
     label: tuple[str, ...],
     wait: bool,
     wait_timeout: float | None,
@@ -57,7 +59,7 @@ def submit(
     arguments that begin with a dash.
     """
     keywords = json_object(kwargs)
-    words |= dict([expires] if expires else []) | {"labels": labels(label)}
+    words |= dict([expires] if expires else []) | {"labels": labels(label), "requires": requires or None}
     with connected(namespace, as_json=as_json) as client:
         options = client.options(queue=queue, priority=priority, task_id=task_id, **words)
         handle = options.submit(name, *map(json_or_text, args), **keywords)
