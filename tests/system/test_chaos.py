@@ -31,7 +31,9 @@ class Listener:
 def test_chaos(seed: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     score = run(Warren, tmp_path / "run", seed=seed, tasks=TASKS, minutes=MINUTES, watch=Listener())
     assert not score.problems, "\n".join(score.problems)
-    assert score.done + score.cancelled == score.confirmed == TASKS
+    # A cancel whose answer was lost is not counted as one, though it counts.
+    unanswered = score.asked - score.cancelled
+    assert TASKS - unanswered <= score.done + score.cancelled <= score.confirmed == TASKS
     assert score.cancelled, "some cancels came in time"
     verdict = Verdict(TASKS, score.done, score.ran_twice, 0, [])
     remember(request.node, f"{request.node.name} ({score.faults} faults)", verdict, score.finish)

@@ -23,8 +23,9 @@ DUE = 5_000
 RATE = 1_000
 """Of the others, due in a moment: so many a second."""
 BATCH = 10_000
-LATE = 0.1
-"""Seconds after which a task has to have started, at p99."""
+LATE = 0.5
+"""Seconds after which a task has to have started, at p99. The budget is 0.1 and is held by `make bench`, alone on the
+machine; here other tests run beside."""
 MEGABYTES = 250
 
 
