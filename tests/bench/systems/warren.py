@@ -1,6 +1,7 @@
 """Warren: scheduler and one worker process, SQLite store with `synchronous=FULL`."""
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -146,11 +147,17 @@ class WarrenSession:
         return self.runner.run(self._delayed(n))
 
     async def _delayed(self, n: int) -> list[float]:
-        from common import call
+        from common import UnknownTask, call
 
         far = self.client.options(delay=_FAR)
         for first in range(0, n, _FILL):
-            await far.submit_many(call(NOOP) for _ in range(min(_FILL, n - first)))
+            last = (await far.submit_many(call(NOOP) for _ in range(min(_FILL, n - first))))[-1]
+        # They are confirmed by the broker; what comes now would wait behind those that are not yet stored.
+        stored = n == 0
+        while not stored:
+            with contextlib.suppress(UnknownTask):
+                stored = (await last.status()).state == "scheduled"
+            await asyncio.sleep(0.1)
         begin = time.time() + _AHEAD
         moments = [begin + index / DUE_RATE for index in range(_DUE)]
         handles = await self.client.submit_many(call(LATE, due).options(run_at=due) for due in moments)
