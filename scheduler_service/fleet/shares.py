@@ -120,9 +120,9 @@ class Shares:
         step = min(max(0.0, now - self._at), LONGEST_STEP)
         self._at = max(self._at, now)
         due = divide(groups, demands, self._weigh)
-        self._lags = {
-            queue: min(LONGEST_LAG, self._lags.get(queue, 0.0) + self._due.get(queue, 0.0) * step) for queue in due
-        }
+        self._lags = _balanced(
+            {queue: self._lags.get(queue, 0.0) + self._due.get(queue, 0.0) * step for queue in due}, due
+        )
         self._due = due
         return {queue: self._rounded(queue, slots) for queue, slots in due.items()}
 
@@ -136,3 +136,14 @@ class Shares:
         if slots - whole > _EPSILON and self._lags.get(queue, 0.0) >= 0:
             whole += 1
         return Share(slots, whole)
+
+
+def _balanced(lags: Mapping[str, float], due: Mapping[str, float]) -> dict[str, float]:
+    """Lags that are nought in sum, so that they say who is behind the others.
+
+    Slots are idle for a moment between two tasks, and a task counts only when it is over: else all lags would rise
+    together, or fall.
+    """
+    whole = sum(due.values())
+    drift = sum(lags.values()) / whole if whole > 0 else 0.0
+    return {queue: max(-LONGEST_LAG, min(LONGEST_LAG, lag - drift * due[queue])) for queue, lag in lags.items()}

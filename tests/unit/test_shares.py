@@ -62,21 +62,28 @@ def test_workers_that_serve_one_queue_only_are_its_own() -> None:
 def test_fractions_of_slots_are_made_up_for_in_time(
     slots: int, weights: dict[str, float], steps: list[float]
 ) -> None:  # fmt: skip
-    """Each queue uses what is due to it at the moment; over time that is its share, to within a slot for a moment."""
+    """Each queue uses what is due to it at the moment, who is behind first; over time that is its share."""
     shares = Shares(weights.__getitem__)
     now = 0.0
     ahead = dict.fromkeys(QUEUES, 0.0)
     for step in steps * 10:
-        for queue, share in shares.divide(everything(slots), dict.fromkeys(QUEUES, 1e9), now).items():
-            shares.used(queue, share.now * step)
-            ahead[queue] += (share.now - share.slots) * step
-            assert abs(ahead[queue]) <= max(steps) + 1e-6
+        due = shares.divide(everything(slots), dict.fromkeys(QUEUES, 1e9), now)
+        free = slots
+        for queue in sorted(due, key=shares.lag, reverse=True):
+            taken = min(free, due[queue].now)
+            free -= taken
+            shares.used(queue, taken * step)
+            ahead[queue] += (taken - due[queue].slots) * step
+        idle = sum(ahead.values()) / slots
+        apart = max(abs(ahead[queue] - idle * due[queue].slots) for queue in QUEUES)
+        assert apart <= len(QUEUES) * max(steps) + 1e-6
         now += step
 
 
 def test_a_queue_that_wants_nothing_is_owed_nothing() -> None:
     shares = Shares(lambda queue: 1.0)
     shares.divide(everything(3), {"a": 9.0, "b": 9.0}, 0.0)
+    shares.used("a", 30.0)
     shares.divide(everything(3), {"a": 9.0, "b": 9.0}, 10.0)
     assert shares.lag("b") == pytest.approx(15.0)
     shares.divide(everything(3), {"a": 9.0}, 20.0)
@@ -87,10 +94,13 @@ def test_what_is_owed_has_a_bound_and_a_pause_of_the_scheduler_counts_little() -
     shares = Shares(lambda queue: 1.0)
     for now in (0.0, 1e6):
         shares.divide(everything(1), {"a": 9.0, "b": 9.0}, now)
+        if not now:
+            shares.used("b", LONGEST_STEP)
     assert shares.lag("a") == pytest.approx(LONGEST_STEP / 2)
     shares.used("a", 1e9)
     assert shares.lag("a") == -LONGEST_LAG
     for now in range(2_000_000, 4_000_000, 100):
+        shares.used("a", LONGEST_STEP)
         shares.divide(everything(1), {"a": 9.0, "b": 9.0}, now)
     assert shares.lag("b") == LONGEST_LAG
 
@@ -100,5 +110,25 @@ def test_a_look_changes_nothing() -> None:
     shares.divide(everything(1), {"a": 9.0, "b": 9.0}, 0.0)
     for _ in range(3):
         assert shares.peek(everything(1), {"a": 9.0}).get("b", NOTHING) == NOTHING
+    shares.used("a", 2.0)
     shares.divide(everything(1), {"a": 9.0, "b": 9.0}, 2.0)
     assert shares.lag("b") == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("busy", [1.0, 0.8, 0.5])
+def test_time_in_which_slots_were_idle_is_owed_to_nobody(busy: float) -> None:
+    """Between two tasks a slot is idle for a moment; the shares of what is used are right all the same."""
+    weights = {"a": 3.0, "b": 2.0, "c": 1.0}
+    shares = Shares(weights.__getitem__)
+    had = dict.fromkeys(weights, 0.0)
+    for step in range(1_000):
+        parts = shares.divide(everything(2), dict.fromkeys(weights, 9.0), step * 0.05)
+        free = 2
+        for queue in sorted(parts, key=shares.lag, reverse=True):
+            taken = min(parts[queue].now, free)
+            free -= taken
+            had[queue] += taken
+            shares.used(queue, taken * 0.05 * busy)
+    whole = sum(had.values())
+    assert {queue: round(each / whole, 2) for queue, each in had.items()} == {"a": 0.5, "b": 0.33, "c": 0.17}
+    assert abs(sum(map(shares.lag, weights))) < 1.0
