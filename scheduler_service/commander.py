@@ -23,6 +23,7 @@ from msgspec import Struct, field
 
 from common.administration import OPERATED, Change, Command, CommandAnswer, CommandAnswers
 from common.broker import Publisher
+from common.clocks import steady
 from common.errors import BrokerError, PublishRefused
 from common.topology import Topology
 from common.wire import Control, ControlVerb, Message, WorkerAnswer, decode
@@ -82,7 +83,7 @@ class Commander:
         directory: Directory,
         *,
         record: Callable[[Change], Awaitable[None]],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = steady,
     ) -> None:
         self._publisher = publisher
         self._topology = topology

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from itertools import islice
 from typing import Final
 
 from common.administration import ListQueues, QueueReport, Queues
+from common.clocks import steady, wall
 from common.quotas import Quota, Scope
 from common.wire import Message, decode
 from scheduler_service.asking import Asker
@@ -56,8 +56,8 @@ class QueueReporter:
         reasons: Reasons,
         traffic: Traffic,
         target: float,
-        clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
+        clock: Callable[[], float] = steady,
+        wall: Callable[[], float] = wall,
     ) -> None:
         self._backlog = backlog
         self._scheduled = scheduled

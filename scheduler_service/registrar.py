@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from typing import Final
 
 from common.background import Background, Report
 from common.backoff import reconnect_wait
+from common.clocks import wall
 from common.errors import StoreError
 from scheduler_service import operations
 from scheduler_service.fleet.directory import Directory
@@ -41,7 +41,7 @@ class Registrar:
     """
 
     def __init__(
-        self, store: Store, directory: Directory, *, report: Report, clock: Callable[[], float] = time.time
+        self, store: Store, directory: Directory, *, report: Report, clock: Callable[[], float] = wall
     ) -> None:
         self._store = store
         self._directory = directory

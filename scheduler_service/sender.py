@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from common.backoff import reconnect_wait
 from common.broker import REST, Connection, Publisher, declare
+from common.clocks import steady
 from common.errors import BrokerError, PublishRefused, StoreError
 from common.failpoints import reached
 from common.states import Returned
@@ -68,7 +69,7 @@ class Sender:
         gone: Callable[[str], None],
         telemetry: Telemetry,
         max_queues: int,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = steady,
     ) -> None:
         self._connection = connection
         self._publisher = publisher
