@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
 from common.administration import ListWorkers, RunningAttempt, WorkerReport, Workers, WorkerState
+from common.clocks import steady
 from common.wire import Beat, Message, decode
 from scheduler_service.asking import Asker
 from scheduler_service.fleet.directory import Directory, Worker
@@ -30,7 +30,7 @@ class WorkerReporter:
         clock: monotonic seconds.
     """
 
-    def __init__(self, directory: Directory, flights: Flights, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, directory: Directory, flights: Flights, clock: Callable[[], float] = steady) -> None:
         self._directory = directory
         self._flights = flights
         self._clock = clock

@@ -5,12 +5,12 @@ Kept in slots of a second, so the memory for a queue is fixed, and the number of
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Final
 
 from msgspec import Struct
 
+from common.clocks import steady
 from common.telemetry import Telemetry
 from scheduler_service import events
 
@@ -73,7 +73,7 @@ class Traffic:
         clock: monotonic seconds.
     """
 
-    def __init__(self, telemetry: Telemetry, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, telemetry: Telemetry, clock: Callable[[], float] = steady) -> None:
         self._clock = clock
         self._meters: dict[str, _Meter] = {}
         telemetry.on(events.Submitted, self._submitted)
