@@ -61,8 +61,8 @@ from scheduler_service.registrar import Registrar
 from scheduler_service.rescuer import Rescuer
 from scheduler_service.sender import Sender
 from scheduler_service.settings import SchedulerSettings
+from scheduler_service.storage.moves import Moved
 from scheduler_service.storage.store import Store
-from scheduler_service.storage.tasks import Moved
 from scheduler_service.teller import Teller
 from scheduler_service.timers import Timers
 from scheduler_service.undertaker import Undertaker

@@ -48,7 +48,7 @@ from scheduler_service import events, operations
 from scheduler_service.fleet.directory import Directory
 from scheduler_service.fleet.flights import Flights
 from scheduler_service.fleet.lanes import Lane, due, lane_of
-from scheduler_service.operations import Applied, Report, result_of, results_to_tell
+from scheduler_service.operations import Applied, Finished, Report, result_of, results_to_tell
 from scheduler_service.reception import parked_message
 from scheduler_service.storage.parked import ParkedMessage
 from scheduler_service.storage.store import Store
@@ -132,7 +132,7 @@ class Collector:
         """Stop at once; what is not applied goes back to the reply queue."""
         await self.consumer.stop()
 
-    async def apply(self, reports: Sequence[Report]) -> list[Applied]:
+    async def apply(self, reports: Sequence[Report]) -> None:
         """Apply reports, tell who waits, and let the flights land.
 
         Raises:
@@ -141,16 +141,18 @@ class Collector:
         await reached("collector.before_commit")
         now = time.time()
         try:
-            applied = await self._store.run(operations.apply, reports, self._rules, self._mark(), now)
+            outcomes = await self._store.run(operations.apply, reports, self._rules, self._mark(), now)
             await reached("collector.after_commit")
         except BaseException:
             # What was committed all the same changes nothing when it is tried again, so nobody would count it.
             self._doubt()
             raise
-        self._land(applied, now)
         told: dict[str, list[TaskResult]] = defaultdict(list)
         again: dict[str, list[str]] = defaultdict(list)
-        for each in applied:
+        self._land_finished(outcomes.finished, told, now)
+        self._land(outcomes.applied, now)
+        self._landed()
+        for each in outcomes.applied:
             stored, task = each.stored, each.task
             if stored is None or task is None or task.state not in TERMINAL:
                 continue
@@ -168,7 +170,6 @@ class Collector:
         await self._tell(told)
         await self._tell_stored(again)
         await reached("collector.after_tell")
-        return applied
 
     async def _handle(self, deliveries: list[Delivery]) -> None:
         reports: list[Report] = []
@@ -187,6 +188,10 @@ class Collector:
                 refused.append(parked_message("reply", delivery, "undecodable", str(error)))
                 continue
             for outcome in outcomes:
+                if outcome.kind is OutcomeKind.SUCCEEDED:
+                    event = Succeeded(outcome.attempt, outcome.lease, outcome.result)
+                    reports.append(Report(outcome.id, event, worker, outcome.run_seconds))
+                    continue
                 if outcome.kind is OutcomeKind.RETURNED:
                     flight = self._flights.by_lease.get(outcome.lease)
                     reason = outcome.reason or ReturnReason.REDELIVERED
@@ -233,9 +238,31 @@ class Collector:
             else:
                 await self.apply([_unstorable(reports[0], error)])
 
+    def _land_finished(self, finished: Sequence[Finished], told: dict[str, list[TaskResult]], now: float) -> None:
+        """Successes that went the short way: let them land, and note who is to be told what."""
+        if not finished:
+            return
+        self._flights.land_all([(each.lease, each.run_seconds) for each in finished], time.monotonic())
+        by_function: dict[tuple[str, str], tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+        succeeded = State.SUCCEEDED.value
+        for each in finished:
+            task = each.task
+            runs, totals = by_function[task.queue, task.name]
+            runs.append(each.run_seconds)
+            totals.append(now - task.submitted_at)
+            if task.reply_to is not None:
+                told[task.reply_to].append(TaskResult(task.id, succeeded, each.result))
+            for alias in each.aliases:
+                if alias.reply_to is not None:
+                    told[alias.reply_to].append(TaskResult(alias.id, succeeded, each.result))
+        groups = [events.Finished(*which, succeeded, *seconds) for which, seconds in by_function.items()]
+        self._telemetry.emit(events.Replied(len(finished), groups, 0))
+
     def _land(self, applied: Sequence[Applied], now: float) -> None:
+        if not applied:
+            return
         clock = time.monotonic()
-        finished: list[events.Finished] = []
+        finished: dict[tuple[str, str, str], tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
         queued: dict[Lane, list[float]] = defaultdict(list)
         held: Counter[str] = Counter()
         stale = 0
@@ -256,15 +283,9 @@ class Collector:
             if task.state in TERMINAL:
                 ran = isinstance(event, Succeeded | Failed)
                 self._flights.land(stored.task.lease, clock, each.report.run_seconds if ran else None)
-                finished.append(
-                    events.Finished(
-                        stored.queue,
-                        stored.name,
-                        task.state.value,
-                        each.report.run_seconds,
-                        max(0.0, now - stored.submitted_at),
-                    )
-                )
+                runs, totals = finished[stored.queue, stored.name, task.state.value]
+                runs.append(each.report.run_seconds)
+                totals.append(now - stored.submitted_at)
                 continue
             if task.state is State.DISPATCHED:
                 held[stored.queue] += 1
@@ -281,8 +302,8 @@ class Collector:
             self._scheduled(queue, count)
         if moments:
             self._expect(min(moments))
-        self._landed()
-        self._telemetry.emit(events.Replied(len(applied), finished, stale))
+        groups = [events.Finished(*which, *seconds) for which, seconds in finished.items()]
+        self._telemetry.emit(events.Replied(len(applied), groups, stale))
         for queue, count in held.items():
             self._telemetry.emit(events.Held(queue, count))
         for (queue, kind, retried), count in failed.items():
@@ -317,8 +338,6 @@ _NOT_UNDERSTOOD = {
 
 
 def _event(outcome: Outcome) -> Event:
-    if outcome.kind is OutcomeKind.SUCCEEDED:
-        return Succeeded(outcome.attempt, outcome.lease, outcome.result)
     if outcome.kind is OutcomeKind.HELD:
         return Held(outcome.lease)
     if outcome.kind is OutcomeKind.RETURNED:

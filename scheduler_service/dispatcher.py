@@ -32,9 +32,10 @@ from scheduler_service.fleet.turns import Turns
 from scheduler_service.operations import Claimed, Ended, Outset
 from scheduler_service.sender import Sender
 from scheduler_service.storage.claims import ClaimedTask, Turn
+from scheduler_service.storage.moves import Moved
 from scheduler_service.storage.quotas import Used
 from scheduler_service.storage.store import Store
-from scheduler_service.storage.tasks import Moved, Placement
+from scheduler_service.storage.tasks import Placement
 
 log = logging.getLogger(__name__)
 
@@ -272,7 +273,7 @@ class Dispatcher:
         # Answers of the store come in the order of its transactions, so each change is counted once, in order;
         # and when fewer were found than wanted, none is left.
         for turn, placements, each in zip(turns, reserved, claimed, strict=True):
-            self._flights.release(turn.queue, placements[len(each.tasks) :])
+            self._flights.release(turn.queue, _unused(placements, each))
             self._turns.settle(turn, each.found, Counter(task.lane for task in each.tasks), now, _last_due(each))
         self._sender.send([task for each in claimed for task in each.tasks])
         self._ended([ended for each in claimed for ended in each.ended])
@@ -342,6 +343,14 @@ class Dispatcher:
     def _resolved(self, lane: Lane) -> Lane:
         actual = lanes.lane(lane.queue, lane.priority, lane.task, lane.key, lane.requires)
         return self._backlog.resolve(lane.number, actual)
+
+
+def _unused(placements: Sequence[Placement], claimed: Claimed) -> Sequence[Placement]:
+    """The placements for which there was no task after all."""
+    if len(claimed.tasks) == len(placements):
+        return ()
+    used = {task.number for task in claimed.tasks}
+    return [placement for placement in placements if placement.number not in used]
 
 
 def _last_due(claimed: Claimed) -> dict[int, float]:

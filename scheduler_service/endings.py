@@ -73,16 +73,11 @@ class Endings:
         if not ended:
             return
         now = time.time()
-        finished = [
-            events.Finished(
-                each.stored.queue,
-                each.stored.name,
-                each.task.state.value,
-                0.0,
-                max(0.0, now - each.stored.submitted_at),
-            )
-            for each in ended
-        ]
+        totals: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+        for each in ended:
+            stored = each.stored
+            totals[stored.queue, stored.name, each.task.state.value].append(max(0.0, now - stored.submitted_at))
+        finished = [events.Finished(*which, [0.0] * len(seconds), seconds) for which, seconds in totals.items()]
         self._telemetry.emit(events.Ended(finished))
         told: dict[str, list[TaskResult]] = defaultdict(list)
         for each in ended:

@@ -72,20 +72,20 @@ class Dispatched(Struct, frozen=True, gc=False):
 
 
 class Finished(Struct, frozen=True, gc=False):
-    """One task became terminal; part of `Replied` and `Ended`.
+    """Tasks of one function became terminal alike; part of `Replied` and `Ended`.
 
     Attributes:
-        queue, task: its queue and function.
-        status: its terminal state.
-        run_seconds: run time by the worker's clock; 0 when it did not run.
-        total_seconds: from submission to here.
+        queue, task: their queue and function.
+        status: their terminal state.
+        run_seconds: the run time of each by its worker's clock; 0 when it did not run.
+        total_seconds: from submission to here, of each.
     """
 
     queue: str
     task: str
     status: str
-    run_seconds: float
-    total_seconds: float
+    run_seconds: Sequence[float]
+    total_seconds: Sequence[float]
 
 
 class Replied(Struct, frozen=True, gc=False):

@@ -6,7 +6,7 @@ import math
 import time
 from collections import Counter as Counted
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import Counter
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -110,24 +110,19 @@ class SchedulerMetrics:
     def _on_replied(self, event: events.Replied) -> None:
         self._replies.observe(event.batch)
         self._stale.inc(event.stale)
-        counts: dict[tuple[str, str, str], int] = defaultdict(int)
-        runs: dict[tuple[str, str], list[float]] = defaultdict(list)
-        totals: dict[str, list[float]] = defaultdict(list)
+        self._count(event.finished)
         for finished in event.finished:
-            counts[finished.queue, finished.task, finished.status] += 1
-            runs[finished.queue, finished.task].append(finished.run_seconds)
-            totals[finished.queue].append(finished.total_seconds)
-        for (queue, task, status), count in counts.items():
-            self._completed.labels(self._queue(queue), self._task(task), status).inc(count)
-        for (queue, task), seconds in runs.items():
-            self._run.observe_many(seconds, (self._queue(queue), self._task(task)))
-        for queue, seconds in totals.items():
-            self._total.observe_many(seconds, (self._queue(queue),))
+            queue = self._queue(finished.queue)
+            self._run.observe_many(finished.run_seconds, (queue, self._task(finished.task)))
+            self._total.observe_many(finished.total_seconds, (queue,))
 
     def _on_ended(self, event: events.Ended) -> None:
-        counts = Counted((finished.queue, finished.task, finished.status) for finished in event.finished)
-        for (queue, task, status), count in counts.items():
-            self._completed.labels(self._queue(queue), self._task(task), status).inc(count)
+        self._count(event.finished)
+
+    def _count(self, ended: Iterable[events.Finished]) -> None:
+        for finished in ended:
+            labels = (self._queue(finished.queue), self._task(finished.task), finished.status)
+            self._completed.labels(*labels).inc(len(finished.total_seconds))
 
     def _on_pruned(self, event: events.Pruned) -> None:
         self._pruned.inc(event.tasks)

@@ -11,8 +11,8 @@ from common.wire import MAX_PACK_ITEMS, Message, decode
 from scheduler_service import operations
 from scheduler_service.asking import PATIENCE, Asker
 from scheduler_service.operations.rearranging import LaneNumber
+from scheduler_service.storage.moves import Moved
 from scheduler_service.storage.store import Store
-from scheduler_service.storage.tasks import Moved
 
 
 class Rearranger:

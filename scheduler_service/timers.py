@@ -25,8 +25,8 @@ from scheduler_service import operations
 from scheduler_service.events import Ripened
 from scheduler_service.fleet.lanes import Lane, due, lane_of
 from scheduler_service.operations import Ended
+from scheduler_service.storage.moves import Moved
 from scheduler_service.storage.store import Store
-from scheduler_service.storage.tasks import Moved
 
 log = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -68,10 +69,12 @@ class Flights:
     Args:
         directory: the live workers.
         limit: the most tasks that one window may hold.
-        landed: given the lane of each dispatch that is over.
+        landed: given a lane, and how many of its dispatches are over.
     """
 
-    def __init__(self, directory: Directory, limit: int, *, landed: Callable[[Lane], None] = lambda lane: None) -> None:
+    def __init__(
+        self, directory: Directory, limit: int, *, landed: Callable[[Lane, int], None] = lambda lane, count: None
+    ) -> None:
         self._directory = directory
         self._limit = limit
         self._landed = landed
@@ -390,21 +393,53 @@ class Flights:
         flight = self.by_lease.pop(lease, None)
         if flight is None:
             return
+        self._leave(flight)
+        if flight.lane is not None:
+            self._landed(flight.lane, 1)
+        if run_seconds is not None:
+            self._learn(flight.queue, flight.name, [run_seconds], now)
+            if flight.straight and not flight.adopted:
+                self._paths[flight.queue].add(max(0.0, now - flight.dispatched_at - run_seconds), now)
+
+    def land_all(self, completed: Iterable[tuple[str, float]], now: float) -> None:
+        """Dispatches have completed: (lease, run time in seconds) of each. As `land` one by one, and faster."""
+        runs: dict[tuple[str, str], list[float]] = defaultdict(list)
+        lanes: dict[int, tuple[Lane, int]] = {}
+        least: dict[str, float] = {}
+        flights, leave = self.by_lease, self._leave
+        for lease, run_seconds in completed:
+            flight = flights.pop(lease, None)
+            if flight is None:
+                continue
+            leave(flight)
+            queue, lane = flight.queue, flight.lane
+            if lane is not None:
+                lanes[lane.number] = (lane, lanes[lane.number][1] + 1 if lane.number in lanes else 1)
+            runs[queue, flight.name].append(run_seconds)
+            if flight.straight and not flight.adopted:
+                path = max(0.0, now - flight.dispatched_at - run_seconds)
+                if path < least.get(queue, math.inf):
+                    least[queue] = path
+        for lane, count in lanes.values():
+            self._landed(lane, count)
+        for (queue, name), seconds in runs.items():
+            self._learn(queue, name, seconds, now)
+        for queue, path in least.items():
+            self._paths[queue].add(path, now)
+
+    def _leave(self, flight: Flight) -> None:
         self._out[flight.queue] -= 1
         self._open.pop(flight.number, None)
         if flight.worker:
             self._direct[flight.worker] -= 1
             if not self._direct[flight.worker]:
                 del self._direct[flight.worker]
-        if flight.lane is not None:
-            self._landed(flight.lane)
-        if run_seconds is not None:
-            self._shares.used(flight.queue, run_seconds)
-            self._rates[flight.queue].add(1, now)
-            self._times(flight.name).add(run_seconds)
-            self._names[flight.queue] = flight.name
-            if flight.straight and not flight.adopted:
-                self._paths[flight.queue].add(max(0.0, now - flight.dispatched_at - run_seconds), now)
+
+    def _learn(self, queue: str, name: str, runs: Sequence[float], now: float) -> None:
+        self._shares.used(queue, sum(runs))
+        self._rates[queue].add(len(runs), now)
+        self._times(name).extend(runs)
+        self._names[queue] = name
 
     def _lane(self, task: ClaimedTask) -> Lane:
         lane = self._lanes.get(task.lane)

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from scheduler_service.storage.lanes import required
-from scheduler_service.storage.tasks import Moved, NewTask, StoredTask, due_since
+from scheduler_service.storage.moves import Moved
+from scheduler_service.storage.tasks import NewTask, StoredTask, due_since
 
 _SEPARATOR = "\x00"
 

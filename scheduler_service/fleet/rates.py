@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 SLOT: Final = 0.1
@@ -51,8 +52,12 @@ class RunTimes:
 
     def add(self, seconds: float) -> None:
         """One run took `seconds`."""
-        self._samples.append(seconds)
-        self._new += 1
+        self.extend((seconds,))
+
+    def extend(self, runs: Sequence[float]) -> None:
+        """These runs took so many seconds each."""
+        self._samples.extend(runs)
+        self._new += len(runs)
 
     @property
     def expected(self) -> float:

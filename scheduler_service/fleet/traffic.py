@@ -119,12 +119,12 @@ class Traffic:
         for finished in event.finished:
             if (meter := self._meter(finished.queue, now)) is not None:
                 second = meter.second(now)
-                second.finished += 1
-                second.ran += 1
-                second.seconds += finished.run_seconds
+                second.finished += len(finished.run_seconds)
+                second.ran += len(finished.run_seconds)
+                second.seconds += sum(finished.run_seconds)
 
     def _ended(self, event: events.Ended) -> None:
         now = int(self._clock())
         for finished in event.finished:
             if (meter := self._meter(finished.queue, now)) is not None:
-                meter.second(now).finished += 1
+                meter.second(now).finished += len(finished.total_seconds)

@@ -6,7 +6,16 @@ They join the statements of `storage` with the rules of `common.states`, and kno
 from __future__ import annotations
 
 from scheduler_service.operations.accepting import Accepted, AliasOf, accept, accept_carefully
-from scheduler_service.operations.applying import Applied, Ended, Report, apply, result_of, results_to_tell
+from scheduler_service.operations.applying import (
+    Applied,
+    Ended,
+    Finished,
+    Outcomes,
+    Report,
+    apply,
+    result_of,
+    results_to_tell,
+)
 from scheduler_service.operations.asking import Found, look_up, result_pages, results_of, wait_for
 from scheduler_service.operations.dead import DeadPage, dead_page
 from scheduler_service.operations.limiting import (
@@ -46,8 +55,10 @@ __all__ = [
     "Claimed",
     "DeadPage",
     "Ended",
+    "Finished",
     "Found",
     "LaneNumber",
+    "Outcomes",
     "Outset",
     "Pruned",
     "RearrangedPage",

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
-from common.states import TERMINAL, Cancelled, Event, Expired, Failed, Lost, Rules, State, Task, Verdict, transition
+from common.states import (
+    TERMINAL,
+    Cancelled,
+    Event,
+    Expired,
+    Failed,
+    Lost,
+    Rules,
+    State,
+    Succeeded,
+    Task,
+    Verdict,
+    transition,
+)
 from common.wire import ErrorInfo, ErrorKind, TaskResult
 from scheduler_service.storage import aliases, attempts, marks, tasks
+from scheduler_service.storage import successes as short_way
 from scheduler_service.storage.aliases import Alias
 from scheduler_service.storage.attempts import FailedAttempt
 from scheduler_service.storage.engine import Connection
+from scheduler_service.storage.successes import SucceededTask, Success
 from scheduler_service.storage.tasks import StoredTask
 
 _DIED = ErrorInfo(ErrorKind.CRASHED, "WorkerDied", "the worker that had it died")
@@ -62,12 +78,82 @@ class Applied(Struct, gc=False):
         return self.verdict is Verdict.CHANGED and self.terminal
 
 
-def apply(connection: Connection, reports: Sequence[Report], rules: Rules, mark: int, now: float) -> list[Applied]:
-    """Apply reports, in order, through the transition function, and write each changed task once.
+class Finished(Struct, gc=False):
+    """A success that went the short way.
+
+    Attributes:
+        lease, run_seconds, result: as its worker said.
+        task: what was stored of the task.
+        aliases: its other ids.
+    """
+
+    lease: str
+    run_seconds: float
+    result: Raw
+    task: SucceededTask
+    aliases: Sequence[Alias] = ()
+
+
+class Outcomes(Struct):
+    """What reports did.
+
+    Attributes:
+        finished: the successes that were as expected.
+        applied: all other reports, in order.
+    """
+
+    finished: list[Finished]
+    applied: list[Applied]
+
+
+def apply(connection: Connection, reports: Sequence[Report], rules: Rules, mark: int, now: float) -> Outcomes:
+    """Apply reports, and write each changed task once.
+
+    A success of which nothing else is said in the same batch is written by one statement (`storage.successes`); what
+    that does not take goes through the transition function, in order.
 
     Raises:
         StoreUnavailable: a task was changed by somebody else; try again.
+        ValueError: a result is no UTF-8.
     """
+    finished = _finish(connection, reports, now)
+    if finished:
+        done = {each.task.id for each in finished}
+        reports = [report for report in reports if report.id not in done] if len(done) < len(reports) else ()
+    applied = _apply(connection, reports, rules, now) if reports else []
+    marks.write(connection, marks.CONFIRMED, mark)
+    return Outcomes(finished, applied)
+
+
+def _finish(connection: Connection, reports: Sequence[Report], now: float) -> list[Finished]:
+    successes: dict[str, tuple[Report, Succeeded]] = {}
+    for report in reports:
+        event = report.event
+        if type(event) is Succeeded and report.worker is not None:
+            successes[report.id] = (report, event)
+    if len(successes) < len(reports):
+        for id_, count in Counter(report.id for report in reports).items():
+            if count > 1:
+                successes.pop(id_, None)
+    if not successes:
+        return []
+    said = [
+        Success(report.id, event.lease, event.attempt, str(event.result, "utf-8"), report.worker or "")
+        for report, event in successes.values()
+    ]
+    finished: list[Finished] = []
+    for task in short_way.succeed(connection, said, now):
+        report, event = successes[task.id]
+        finished.append(Finished(event.lease, report.run_seconds, event.result, task))
+    aliased = [each for each in finished if each.task.aliased]
+    if aliased:
+        others = aliases.of(connection, [each.task.id for each in aliased])
+        for each in aliased:
+            each.aliases = others.get(each.task.id, ())
+    return finished
+
+
+def _apply(connection: Connection, reports: Sequence[Report], rules: Rules, now: float) -> list[Applied]:
     known = tasks.load(connection, list({report.id: None for report in reports}))
     latest: dict[str, Task] = {}
     applied: list[Applied] = []
@@ -93,7 +179,6 @@ def apply(connection: Connection, reports: Sequence[Report], rules: Rules, mark:
         others = aliases.of(connection, [each.report.id for each in aliased])
         for each in aliased:
             each.aliases = others.get(each.report.id, ())
-    marks.write(connection, marks.CONFIRMED, mark)
     return applied
 
 

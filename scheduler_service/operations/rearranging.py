@@ -12,11 +12,11 @@ from common.questions import Filter
 from common.states import State
 from scheduler_service.operations.asking import find
 from scheduler_service.operations.searching import fits, glimpse, walk
-from scheduler_service.storage import changes, tasks
+from scheduler_service.storage import changes, moves, tasks
 from scheduler_service.storage.engine import Connection
 from scheduler_service.storage.lanes import required
+from scheduler_service.storage.moves import Moved
 from scheduler_service.storage.search import Glimpse
-from scheduler_service.storage.tasks import Moved
 
 LaneNumber = Callable[[str, int, str, str, Sequence[str]], int]
 """The number of the lane for a queue, a priority, a task function, a fairness key and required labels."""
@@ -83,7 +83,7 @@ def rearrange(
         if to != (stored.queue, stored.priority):
             number = lane_number(*to, stored.name, stored.key, required(stored.options))
             moved.append(Moved(stored, *to, number))
-    tasks.move(connection, moved)
+    moves.move(connection, moved)
     change = _described(moved, queue, priority, user, now) if moved else None
     if change is not None:
         changes.record(connection, change)

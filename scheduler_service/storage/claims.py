@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from msgspec import Raw, Struct
-from sqlalchemy import Connection, bindparam, func, literal_column, select, text
+from sqlalchemy import BigInteger, Connection, Text, bindparam, func, literal_column, or_, select, text
 
 from common.options import NO_POLICY, Policy
 from common.wire import Assignment, Isolation
 from scheduler_service.storage import lanes
-from scheduler_service.storage.prepared import LookUp, Prepared
+from scheduler_service.storage.prepared import Change, LookUp, rows_as_json
 from scheduler_service.storage.schema import tasks
 from scheduler_service.storage.tasks import Placement, due_since, policy_in
 
@@ -58,38 +58,44 @@ class Turn(Struct):
 
 
 # The lanes have said which are next; a second engine's other scheduler may have taken one of them since.
-_next = LookUp(
-    select(
-        tasks.c.seq,
-        tasks.c.id,
-        tasks.c.task,
-        tasks.c.args,
-        tasks.c.kwargs,
-        tasks.c.attempt,
-        tasks.c.isolation,
-        tasks.c.queue,
-        tasks.c.priority,
-        tasks.c.submitted_at,
-        tasks.c.expires_at,
-        tasks.c.options,
-        tasks.c.key,
+_claim = Change(
+    lambda field: (
+        tasks.update()
+        .where(
+            tasks.c.seq == field(0, BigInteger),
+            tasks.c.state == literal_column("'queued'"),
+            or_(tasks.c.expires_at.is_(None), tasks.c.expires_at > bindparam("now")),
+        )
+        .values(
+            state=literal_column("'dispatched'"),
+            attempt=tasks.c.attempt + literal_column("1"),
+            lease=field(1, Text),
+            dispatch=field(2, BigInteger),
+            target=field(3, Text),
+            dispatched_at=bindparam("now"),
+        )
+        .returning(
+            tasks.c.seq,
+            tasks.c.id,
+            tasks.c.task,
+            tasks.c.args,
+            tasks.c.kwargs,
+            tasks.c.attempt,
+            tasks.c.isolation,
+            tasks.c.queue,
+            tasks.c.priority,
+            tasks.c.submitted_at,
+            tasks.c.expires_at,
+            tasks.c.options,
+            tasks.c.key,
+        )
     )
+)
+_over = LookUp(
+    select(tasks.c.seq, tasks.c.id)
     .where(tasks.c.state == literal_column("'queued'"))
     .with_for_update(skip_locked=True),
     tasks.c.seq,
-)
-_claim = Prepared(
-    tasks.update()
-    .where(tasks.c.seq == bindparam("b_seq"))
-    .values(
-        state=bindparam("state"),
-        lease=bindparam("lease"),
-        attempt=bindparam("attempt"),
-        dispatch=bindparam("dispatch"),
-        dispatched_at=bindparam("dispatched_at"),
-        target=bindparam("target"),
-    ),
-    ("state", "attempt", "lease", "dispatch", "dispatched_at", "target", "b_seq"),
 )
 
 
@@ -108,32 +114,31 @@ def claim(
         both were taken out of each lane.
     """
     chosen = lanes.next_places(connection, [(turn.lanes, len(turn.placements)) for turn in turns])
-    places = [seq for each in chosen for seq, _ in each]
-    if not places:
+    changes = [
+        (place, placement.lease, placement.number, turn.worker or None)
+        for turn, picked in zip(turns, chosen, strict=True)
+        for (place, _), placement in zip(picked, turn.placements, strict=False)
+    ]
+    if not changes:
         return [([], [], {}) for _ in turns]
-    rows = {row[0]: row for row in _next.run(connection, places)}
-    changes: list[tuple[Any, ...]] = []
+    rows = {row[0]: row for row in _claim.run(connection, rows_as_json(changes), {"now": now})}
+    left = [change[0] for change in changes if change[0] not in rows] if len(rows) < len(changes) else []
+    late: dict[int, str] = {row[0]: row[1] for row in _over.run(connection, left)} if left else {}
     result: list[tuple[list[ClaimedTask], list[str], dict[int, int]]] = []
     for turn, picked in zip(turns, chosen, strict=True):
         claimed: list[ClaimedTask] = []
         over: list[str] = []
         found: dict[int, int] = {}
-        unused = iter(turn.placements)
-        for place, lane in picked:
+        for (place, lane), placement in zip(picked, turn.placements, strict=False):
             row = rows.get(place)
-            if row is None:
+            if row is not None:
+                claimed.append(_claimed(row, lane, turn.worker, placement, now))
+            elif place in late:
+                over.append(late[place])
+            else:
                 continue
             found[lane] = found.get(lane, 0) + 1
-            if row[10] is not None and row[10] <= now:
-                over.append(row[1])
-                continue
-            placement = next(unused)
-            claimed.append(_claimed(row, lane, turn.worker, placement, now))
-            changes.append(
-                ("dispatched", row[5] + 1, placement.lease, placement.number, now, turn.worker or None, place)
-            )
         result.append((claimed, over, found))
-    _claim.run(connection, changes)
     return result
 
 
@@ -145,7 +150,7 @@ def _claimed(row: Sequence[Any], lane: int, worker: str, placement: Placement, n
         id_,
         name,
         placement.lease,
-        attempt + 1,
+        attempt,
         Raw(args.encode()),
         Raw(kwargs.encode()),
         _ISOLATIONS[isolation],

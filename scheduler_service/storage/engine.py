@@ -25,6 +25,8 @@ from common.errors import SettingsError, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
+OLDEST = (3, 35, 0)
+"""The first SQLite that knows UPDATE ... FROM ... RETURNING."""
 BUSY_SECONDS = 2.0
 """How long one statement waits for another process's lock before the transaction is given up and tried again."""
 
@@ -36,7 +38,7 @@ def open_engine(url: str) -> Engine:
         url: ``sqlite:///relative.db``, ``sqlite:////absolute.db``; PostgreSQL comes as a second engine.
 
     Raises:
-        SettingsError: the URL names another database.
+        SettingsError: the URL names another database, or this Python has a SQLite that is too old.
     """
     try:
         parsed = make_url(url)
@@ -51,6 +53,11 @@ def open_engine(url: str) -> Engine:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError([f"database_url: the folder {str(folder)!r} cannot be made: {error.strerror}"]) from error
+    if sqlite3.sqlite_version_info < OLDEST:
+        needed = ".".join(map(str, OLDEST))
+        raise SettingsError(
+            [f"database_url: this Python has SQLite {sqlite3.sqlite_version}, and the store needs {needed} or later"]
+        )
     if sqlite3.sqlite_version_info < (3, 51, 3):
         log.debug("this SQLite needs a single writer", extra={"sqlite": sqlite3.sqlite_version})
     engine = create_engine(

@@ -3,27 +3,34 @@
 SQLAlchemy builds a dictionary of parameters for every row of an ``executemany``, which costs as much as SQLite's own
 work. The hot statements hand their rows to the driver as tuples instead; the SQL still comes from the dialect's
 compiler, so it stays one statement for every database. The same holds for a look-up by a list of ids: as an array in
-one parameter it is one statement whatever the length, and is prepared once.
+one parameter it is one statement whatever the length, and is prepared once; so is an update of many rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import msgspec
+from msgspec import Struct
 from sqlalchemy import (
     ColumnElement,
     Connection,
     Delete,
     Insert,
     Select,
+    Text,
     Update,
     bindparam,
+    cast,
+    column,
     func,
     literal_column,
     select,
 )
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.sql.dml import ReturningUpdate
+from sqlalchemy.types import TypeEngine
 
 
 class Prepared:
@@ -93,3 +100,75 @@ class LookUp:
             statement = self._statement.where(self._column.in_(listed))
             sql = self._compiled[name] = str(statement.compile(dialect=connection.dialect))
         return connection.exec_driver_sql(sql, (msgspec.json.encode(values).decode(),)).all()
+
+
+class Field(Protocol):
+    """Names a value of a row that `Change` is given."""
+
+    def __call__(self, at: int, kind: type[TypeEngine[Any]]) -> ColumnElement[Any]:
+        """The value at `at`, counted from 0, as this kind of column."""
+
+
+class Change:
+    """One UPDATE of many rows, each by values of its own, that returns what it has changed.
+
+    All rows travel as one parameter and are one step of the database: SQLite does it without Python's lock, so that
+    the event loop runs meanwhile, where an ``executemany`` takes and gives back the lock for each row.
+
+    Args:
+        build: given the `Field` of a row, makes the statement; its other parameters are the same for every row.
+
+    Example:
+        >>> rename = Change(
+        ...     lambda field: queues.update()
+        ...     .where(queues.c.name == field(0, Text))
+        ...     .values(name=field(1, Text))
+        ...     .returning(queues.c.name)
+        ... )
+        >>> rename.run(connection, rows_as_json([("mail", "email")]), {})
+    """
+
+    def __init__(self, build: Callable[[Field], ReturningUpdate[Any]]) -> None:
+        self._build = build
+        self._compiled: Any = None
+
+    def run(self, connection: Connection, rows: str, values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+        """Change the rows.
+
+        Args:
+            connection: in a transaction.
+            rows: an array of arrays, JSON (`rows_as_json`); no row of the table fits two of them.
+            values: the other parameters, by name.
+
+        Returns:
+            What the statement returns of each changed row, in no order.
+        """
+        given = {**values, "rows": rows}
+        if connection.dialect.name != "sqlite":
+            return connection.execute(self.statement(), given).all()
+        if self._compiled is None:
+            self._compiled = self.statement_of_sqlite().compile(dialect=connection.dialect)
+        said = self._compiled.construct_params(given)
+        return connection.exec_driver_sql(
+            str(self._compiled), tuple(said[name] for name in self._compiled.positiontup)
+        ).all()
+
+    def statement(self) -> ReturningUpdate[Any]:
+        """For PostgreSQL."""
+        each = func.jsonb_array_elements(cast(bindparam("rows"), JSONB)).table_valued(column("value", JSONB)).alias("e")
+        return self._build(lambda at, kind: cast(each.c.value[at].astext, kind))
+
+    def statement_of_sqlite(self) -> ReturningUpdate[Any]:
+        """For SQLite."""
+        each = func.json_each(bindparam("rows")).table_valued(column("value", Text)).alias("e")
+        return self._build(lambda at, kind: func.json_extract(each.c.value, literal_column(f"'$[{at}]'"), type_=kind))
+
+
+def rows_as_json(rows: Sequence[tuple[Any, ...]] | Sequence[Struct]) -> str:
+    """Rows as `Change` takes them; a struct that is like an array is one, too."""
+    return msgspec.json.encode(rows).decode()
+
+
+def keeps_text(rows: str) -> bool:
+    """Whether SQLite gives back all text in these rows: it cuts text off at a NUL that was written in JSON."""
+    return "\\u0000" not in rows

@@ -379,54 +379,6 @@ def contents(connection: Connection, ids: Sequence[str]) -> dict[str, Content]:
     return found
 
 
-class Moved(Struct, gc=False):
-    """A waiting task that is moved to another queue or priority.
-
-    Attributes:
-        stored: the task before.
-        queue, priority, lane: where it waits now.
-    """
-
-    stored: StoredTask
-    queue: str
-    priority: int
-    lane: int
-
-
-_move = Prepared(
-    tasks.update()
-    .where(tasks.c.seq == bindparam("b_seq"), tasks.c.state == bindparam("b_state"))
-    .values(
-        queue=bindparam("queue"),
-        priority=bindparam("priority"),
-        lane=bindparam("lane"),
-        origin=func.coalesce(tasks.c.origin, bindparam("b_origin")),
-    ),
-    ("queue", "priority", "lane", "b_origin", "b_seq", "b_state"),
-)
-
-
-def move(connection: Connection, moved: Sequence[Moved]) -> None:
-    """Write where tasks wait from now on.
-
-    Raises:
-        StoreUnavailable: somebody else changed one of them meanwhile; the transaction is given up.
-    """
-    rows = [
-        (
-            each.queue,
-            each.priority,
-            each.lane,
-            f"{each.stored.queue} {each.stored.priority}",
-            each.stored.seq,
-            each.stored.task.state.value,
-        )
-        for each in moved
-    ]
-    if _move.run(connection, rows) != len(rows):
-        raise StoreUnavailable("a task was changed by somebody else in the meantime")
-
-
 _submitted = LookUp(
     select(
         tasks.c.id,

@@ -198,8 +198,8 @@ async def test_a_task_that_comes_back_keeps_its_place_in_the_order(store: Store)
 
 async def test_an_outcome_is_stored(store: Store) -> None:
     id_, lease = await dispatched(store)
-    (applied,) = await apply(store, (id_, Succeeded(1, lease, Raw('{"ü": [1e999]}'.encode()))))
-    assert (applied.verdict, applied.finished) == (Verdict.CHANGED, True)
+    outcomes = await apply(store, (id_, Succeeded(1, lease, Raw('{"ü": [1e999]}'.encode()))))
+    assert ([each.task.id for each in outcomes.finished], outcomes.applied) == ([id_], [])
     stored = await load(store, id_)
     assert stored.task.state is State.SUCCEEDED
     (told,) = await store.run(operations.results_of, [id_])
@@ -215,7 +215,8 @@ async def test_an_error_is_stored_with_all_its_text(store: Store) -> None:
 
 async def test_of_two_outcomes_in_one_batch_the_first_counts_and_the_second_is_told_again(store: Store) -> None:
     id_, lease = await dispatched(store)
-    first, second = await apply(store, (id_, Succeeded(1, lease, Raw(b"1"))), (id_, Failed(1, lease, BOOM)))
+    outcomes = await apply(store, (id_, Succeeded(1, lease, Raw(b"1"))), (id_, Failed(1, lease, BOOM)))
+    first, second = outcomes.applied
     assert (first.verdict, second.verdict) == (Verdict.CHANGED, Verdict.REPEATED)
     assert (first.finished, second.finished) == (True, False)
     assert second.task is not None
@@ -230,13 +231,13 @@ async def test_of_two_outcomes_in_one_batch_the_first_counts_and_the_second_is_t
 async def test_a_stale_or_forged_outcome_changes_nothing(store: Store, event: Event) -> None:
     id_, _ = await dispatched(store)
     before = await load(store, id_)
-    (applied,) = await apply(store, (id_, event))
+    (applied,) = (await apply(store, (id_, event))).applied
     assert applied.verdict is Verdict.STALE
     assert await load(store, id_) == before
 
 
 async def test_an_outcome_of_an_unknown_task_changes_nothing(store: Store) -> None:
-    (applied,) = await apply(store, (new_task_id(), Succeeded(1, "lease-1")), mark=5)
+    (applied,) = (await apply(store, (new_task_id(), Succeeded(1, "lease-1")), mark=5)).applied
     assert (applied.verdict, applied.stored, applied.task) == (Verdict.STALE, None, None)
 
 

@@ -19,11 +19,12 @@ from common.quotas import Quota, Rate, Scope
 from common.states import Returned, State
 from scheduler_service import operations
 from scheduler_service.operations import RearrangedPage
-from scheduler_service.storage import changes, lanes, quotas, tasks
+from scheduler_service.storage import changes, lanes, moves, quotas
 from scheduler_service.storage.claims import Turn
 from scheduler_service.storage.lanes import FirstOf, choose
+from scheduler_service.storage.moves import Moved
 from scheduler_service.storage.store import Store
-from scheduler_service.storage.tasks import Moved, NewTask
+from scheduler_service.storage.tasks import NewTask
 from tests.support.storage import (
     NOW,
     RULES,
@@ -142,7 +143,7 @@ async def test_what_is_claimed_is_found_by_its_indexes(store: Store, statement: 
                 operations.claim(connection, [Turn([number], placements(3))], {}, RULES, 0, NOW)
         finally:
             raw.set_trace_callback(None)
-        wanted = {"firsts": "json_each", "rows": "tasks.args", "counts": "count("}[statement]
+        wanted = {"firsts": "json_each", "rows": "UPDATE tasks", "counts": "count("}[statement]
         sql = next(each for each in seen if wanted in each)
         return "; ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}"))
 
@@ -153,7 +154,7 @@ async def test_what_is_claimed_is_found_by_its_indexes(store: Store, statement: 
     ] in plan
 
 
-async def test_what_is_over_is_counted_as_found_and_its_lease_goes_to_the_next(store: Store) -> None:
+async def test_what_is_over_is_ended_and_counted_as_found(store: Store) -> None:
     over, fine = new(expires_at=NOW - 1), new()
     await accept(store, over, fine)
     (each,) = await store.run(operations.claim, [Turn([fine.lane], placements(1))], {}, RULES, 0, NOW)
@@ -303,7 +304,7 @@ async def test_a_task_that_was_taken_meanwhile_is_not_moved(store: Store) -> Non
     stored = await load(store, task.message.id)
     await claim(store, "default", 1)
     with pytest.raises(StoreUnavailable):
-        await store.run(tasks.move, [Moved(stored, "bulk", 4, 1)])
+        await store.run(moves.move, [Moved(stored, "bulk", 4, 1)])
     after = await load(store, task.message.id)
     assert (after.queue, after.task.state) == ("default", State.DISPATCHED)
 

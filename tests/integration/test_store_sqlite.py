@@ -320,6 +320,12 @@ def test_another_database_is_refused_in_a_sentence_without_the_password(url: str
     assert "hush" not in str(refused.value)
 
 
+def test_a_sqlite_that_is_too_old_is_refused_in_a_sentence(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 34, 1))
+    with pytest.raises(SettingsError, match=r"needs 3\.35\.0 or later"):
+        open_engine(f"sqlite:///{file}")
+
+
 async def test_the_folder_of_the_database_is_made(tmp_path: Path) -> None:
     store = a_store(tmp_path / "new" / "folder" / "warren.db")
     await store.start()

@@ -79,7 +79,7 @@ async def dispatched(store: Store) -> tuple[str, str]:
     return task.message.id, claimed.assignment.lease
 
 
-async def apply(store: Store, *events: tuple[str, Event], mark: int = 0) -> list[operations.Applied]:
+async def apply(store: Store, *events: tuple[str, Event], mark: int = 0) -> operations.Outcomes:
     reports = [Report(id_, event, "worker-1", 0.5) for id_, event in events]
     return await store.run(operations.apply, reports, RULES, mark, NOW + 2)
 

@@ -70,7 +70,7 @@ def test_a_queue_is_described(fleet: Fleet) -> None:
     fleet.work(slots=10)
     fleet.queue(600)
     fleet.scheduled["default"] = 7
-    done = [events.Finished("default", "add", "succeeded", 1.0, 2.0)] * 50
+    done = [events.Finished("default", "add", "succeeded", [1.0] * 50, [2.0] * 50)]
     fleet.telemetry.emit(events.Submitted(700, {"default": 700}, 0))
     fleet.telemetry.emit(events.Replied(50, done, 0))
     fleet.now += 10
@@ -158,7 +158,7 @@ def test_the_signals_for_scaling_follow_from_depth_rate_and_slots(fleet: Fleet) 
     for second in range(60):
         fleet.now = NOW + 1 + second
         fleet.telemetry.emit(events.Submitted(5, {"default": 5}, 0))
-        done = [events.Finished("default", "add", "succeeded", 3.0, 9.0)] * 5
+        done = [events.Finished("default", "add", "succeeded", [3.0] * 5, [9.0] * 5)]
         fleet.telemetry.emit(events.Replied(5, done, 0))
     fleet.now = NOW + 61
     (calm,) = fleet.reporter.reports()

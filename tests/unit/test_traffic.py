@@ -22,7 +22,7 @@ class Watched:
         self.telemetry.emit(events.Submitted(count, {queue: count}, 0))
 
     def finish(self, count: int, run: float, queue: str = "default") -> None:
-        done = [events.Finished(queue, "add", "succeeded", run, 1.0)] * count
+        done = [events.Finished(queue, "add", "succeeded", [run] * count, [1.0] * count)]
         self.telemetry.emit(events.Replied(count, done, 0))
 
 
@@ -59,7 +59,7 @@ def test_lately_is_the_last_ten_seconds(watched: Watched) -> None:
 
 
 def test_what_ends_without_a_run_has_no_run_time(watched: Watched) -> None:
-    watched.telemetry.emit(events.Ended([events.Finished("default", "add", "cancelled", 0.0, 1.0)] * 30))
+    watched.telemetry.emit(events.Ended([events.Finished("default", "add", "cancelled", [0.0] * 30, [1.0] * 30)]))
     watched.now += 1
     assert watched.traffic.of("default") == Flow(0.0, 30.0, 30.0, UNKNOWN_RUN)
 
