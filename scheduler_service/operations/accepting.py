@@ -10,7 +10,7 @@ from msgspec import Struct
 from common.options import IDEMPOTENCY_WINDOW
 from common.states import TERMINAL
 from scheduler_service.operations.moving import note_dispatched
-from scheduler_service.storage import aliases, marks, parked, tasks
+from scheduler_service.storage import aliases, inserts, marks, parked, tasks
 from scheduler_service.storage.aliases import Alias, Key, KeyKind
 from scheduler_service.storage.engine import Connection
 from scheduler_service.storage.parked import ParkedMessage
@@ -74,7 +74,7 @@ def accept(
     accepted = Accepted(list(new), [], [])
     if keyed:
         _resolve(connection, keyed, accepted, now)
-    tasks.insert(connection, accepted.stored, now)
+    inserts.insert(connection, accepted.stored, now)
     if spans:
         placed = [task.message for task in accepted.stored if task.placement is not None]
         keys = ((message.options.key or "" if message.options else "") for message in placed)

@@ -18,7 +18,7 @@ from common.questions import Dead, DeadLetter, DeadVerb, Filter
 from common.wire import ErrorKind
 from scheduler_service.operations.rearranging import LaneNumber
 from scheduler_service.operations.searching import Page, fits, walk
-from scheduler_service.storage import aliases, parked, retention, tasks
+from scheduler_service.storage import aliases, inserts, parked, retention, tasks
 from scheduler_service.storage.aliases import Key, KeyKind
 from scheduler_service.storage.engine import Connection
 from scheduler_service.storage.parked import StoredParked
@@ -163,7 +163,7 @@ def _replay(
         new.append(replay)
         keys.append(Key(owner, KeyKind.REPLAY, id_, replay.message.id))
     if new:
-        tasks.insert(connection, new, now)
+        inserts.insert(connection, new, now)
         aliases.take(connection, keys, [])
     return {key.name: key.task for key in keys}
 

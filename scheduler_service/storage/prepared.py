@@ -8,6 +8,7 @@ one parameter it is one statement whatever the length, and is prepared once; so 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -16,9 +17,12 @@ from msgspec import Struct
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    CursorResult,
     Delete,
+    FromClause,
     Insert,
     Select,
+    Table,
     Text,
     Update,
     bindparam,
@@ -29,7 +33,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.sql.dml import ReturningUpdate
+from sqlalchemy.sql.dml import ReturningUpdate, UpdateBase
 from sqlalchemy.types import TypeEngine
 
 
@@ -109,11 +113,44 @@ class Field(Protocol):
         """The value at `at`, counted from 0, as this kind of column."""
 
 
-class Change:
-    """One UPDATE of many rows, each by values of its own, that returns what it has changed.
+class _ByRows(ABC):
+    """A statement over rows that travel as one parameter.
 
-    All rows travel as one parameter and are one step of the database: SQLite does it without Python's lock, so that
-    the event loop runs meanwhile, where an ``executemany`` takes and gives back the lock for each row.
+    They are one step of the database: SQLite takes it without Python's lock, so that the event loop runs meanwhile,
+    where an ``executemany`` takes and gives back the lock for each row.
+    """
+
+    def __init__(self) -> None:
+        self._compiled: Any = None
+
+    @abstractmethod
+    def _over(self, rows: FromClause, field: Field) -> UpdateBase:
+        """The statement, given the rows and how to name their values."""
+
+    def _execute(self, connection: Connection, rows: str, values: Mapping[str, Any]) -> CursorResult[Any]:
+        given = {**values, "rows": rows}
+        if connection.dialect.name != "sqlite":
+            return connection.execute(self.statement(), given)
+        if self._compiled is None:
+            self._compiled = self.statement_of_sqlite().compile(dialect=connection.dialect)
+        said = self._compiled.construct_params(given)
+        return connection.exec_driver_sql(str(self._compiled), tuple(said[name] for name in self._compiled.positiontup))
+
+    def statement(self) -> UpdateBase:
+        """For PostgreSQL."""
+        each = func.jsonb_array_elements(cast(bindparam("rows"), JSONB)).table_valued(column("value", JSONB)).alias("e")
+        return self._over(each, lambda at, kind: cast(each.c.value[at].astext, kind))
+
+    def statement_of_sqlite(self) -> UpdateBase:
+        """For SQLite."""
+        each = func.json_each(bindparam("rows")).table_valued(column("value", Text)).alias("e")
+        return self._over(
+            each, lambda at, kind: func.json_extract(each.c.value, literal_column(f"'$[{at}]'"), type_=kind)
+        )
+
+
+class Change(_ByRows):
+    """One UPDATE of many rows, each by values of its own, that returns what it has changed.
 
     Args:
         build: given the `Field` of a row, makes the statement; its other parameters are the same for every row.
@@ -129,8 +166,8 @@ class Change:
     """
 
     def __init__(self, build: Callable[[Field], ReturningUpdate[Any]]) -> None:
+        super().__init__()
         self._build = build
-        self._compiled: Any = None
 
     def run(self, connection: Connection, rows: str, values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         """Change the rows.
@@ -143,25 +180,32 @@ class Change:
         Returns:
             What the statement returns of each changed row, in no order.
         """
-        given = {**values, "rows": rows}
-        if connection.dialect.name != "sqlite":
-            return connection.execute(self.statement(), given).all()
-        if self._compiled is None:
-            self._compiled = self.statement_of_sqlite().compile(dialect=connection.dialect)
-        said = self._compiled.construct_params(given)
-        return connection.exec_driver_sql(
-            str(self._compiled), tuple(said[name] for name in self._compiled.positiontup)
-        ).all()
+        return self._execute(connection, rows, values).all()
 
-    def statement(self) -> ReturningUpdate[Any]:
-        """For PostgreSQL."""
-        each = func.jsonb_array_elements(cast(bindparam("rows"), JSONB)).table_valued(column("value", JSONB)).alias("e")
-        return self._build(lambda at, kind: cast(each.c.value[at].astext, kind))
+    def _over(self, rows: FromClause, field: Field) -> UpdateBase:
+        return self._build(field)
 
-    def statement_of_sqlite(self) -> ReturningUpdate[Any]:
-        """For SQLite."""
-        each = func.json_each(bindparam("rows")).table_valued(column("value", Text)).alias("e")
-        return self._build(lambda at, kind: func.json_extract(each.c.value, literal_column(f"'$[{at}]'"), type_=kind))
+
+class Fill(_ByRows):
+    """One INSERT of many rows, in order, that differ in some columns only.
+
+    Args:
+        table: the table.
+        columns: given the `Field` of a row, says what is in each column; parameters are the same for every row.
+    """
+
+    def __init__(self, table: Table, columns: Callable[[Field], Mapping[str, ColumnElement[Any]]]) -> None:
+        super().__init__()
+        self._table = table
+        self._columns = columns
+
+    def run(self, connection: Connection, rows: str, values: Mapping[str, Any]) -> None:
+        """Insert the rows; the arguments are those of `Change.run`."""
+        self._execute(connection, rows, values)
+
+    def _over(self, rows: FromClause, field: Field) -> UpdateBase:
+        columns = self._columns(field)
+        return self._table.insert().from_select(list(columns), select(*columns.values()).select_from(rows))
 
 
 def rows_as_json(rows: Sequence[tuple[Any, ...]] | Sequence[Struct]) -> str:

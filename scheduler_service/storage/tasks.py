@@ -98,64 +98,6 @@ class StoredTask(Struct, gc=False):
     key: str = ""
 
 
-def insert(connection: Connection, new: Sequence[NewTask], now: float) -> None:
-    """Store new tasks, in order; those with a placement as dispatched.
-
-    Raises:
-        sqlalchemy.exc.IntegrityError: one of the ids is stored already.
-    """
-    if all(task.message.options is None for task in new):
-        _insert.run(connection, [_row(task, now) for task in new])
-    else:
-        _insert_with_options.run(connection, [(*_row(task, now), *_more(task)) for task in new])
-
-
-def _row(new: NewTask, now: float) -> tuple[Any, ...]:
-    message, placement = new.message, new.placement
-    first = (message.id, message.task, message.queue, message.priority)
-    then = (new.args, new.kwargs, new.owner, new.reply_to, now)
-    if new.refusal is not None:
-        error = _encode(new.refusal).decode()
-        return (*first, "failed", *then, 0, "", "none", 0, False, 0, None, now, error, new.lane)
-    if placement is None:
-        state = "queued" if new.due_at is None else "scheduled"
-        return (*first, state, *then, 0, "", "none", 0, False, 0, None, None, None, new.lane)
-    out = (placement.lease, "none", 0, False, placement.number, now, None, None, new.lane)
-    return (*first, "dispatched", *then, 1, *out)
-
-
-def _more(new: NewTask) -> tuple[Any, ...]:
-    options = new.message.options
-    key = None if options is None else options.key
-    return (new.due_at, new.expires_at, new.options, new.ttl, key, new.aliased)
-
-
-_COLUMNS = (
-    "id",
-    "task",
-    "queue",
-    "priority",
-    "state",
-    "args",
-    "kwargs",
-    "owner",
-    "reply_to",
-    "submitted_at",
-    "attempt",
-    "lease",
-    "isolation",
-    "crashes",
-    "held",
-    "dispatch",
-    "dispatched_at",
-    "finished_at",
-    "error",
-    "lane",
-)
-_insert = Prepared(tasks.insert(), _COLUMNS)
-_insert_with_options = Prepared(tasks.insert(), (*_COLUMNS, "due_at", "expires_at", "options", "ttl", "key", "aliased"))
-
-
 CORE = (
     tasks.c.seq,
     tasks.c.id,

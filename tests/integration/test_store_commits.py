@@ -11,7 +11,7 @@ from common.errors import StoreConflict, StoreRefused, StoreUnavailable
 from common.telemetry import Telemetry
 from scheduler_service import operations
 from scheduler_service.events import StoreCommitted
-from scheduler_service.storage import claims, tasks
+from scheduler_service.storage import claims, inserts
 from scheduler_service.storage.store import Store
 from tests.support.storage import NOW, Blocked, accept, new
 
@@ -39,7 +39,7 @@ async def test_one_that_fails_spoils_no_other(store: Store, commits: list[int]) 
     batch = [new(), known, new(), new()]
 
     def half_done(connection: Connection) -> None:
-        tasks.insert(connection, [new("half")], NOW)
+        inserts.insert(connection, [new("half")], NOW)
         raise ValueError("of its own")
 
     async with Blocked(store):
