@@ -16,18 +16,15 @@ def new_task_id() -> str:
 
     Ids made in the same millisecond are in no particular order; the store keeps the order of arrival.
     """
-    raw = bytearray((time.time_ns() // 1_000_000).to_bytes(6, "big") + os.urandom(10))
-    raw[6] = 0x70 | raw[6] & 0x0F
-    raw[8] = 0x80 | raw[8] & 0x3F
-    text = raw.hex()
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    noise, at = os.urandom(10), f"{time.time_ns() // 1_000_000:012x}"
+    text = noise.hex()
+    return f"{at[:8]}-{at[8:]}-7{text[:3]}-{'89ab'[noise[1] & 3]}{text[5:8]}-{text[8:]}"
 
 
 def new_leases(count: int) -> list[str]:
-    """`count` leases of 128 random bits each, as 22 characters of URL-safe base64."""
-    noise = os.urandom(16 * count)
-    encode = base64.urlsafe_b64encode
-    return [encode(noise[at : at + 16])[:22].decode() for at in range(0, 16 * count, 16)]
+    """`count` leases of 120 random bits each, as 20 characters of URL-safe base64."""
+    noise = base64.urlsafe_b64encode(os.urandom(15 * count)).decode()
+    return [noise[at : at + 20] for at in range(0, 20 * count, 20)]
 
 
 def new_nonce() -> str:

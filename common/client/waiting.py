@@ -34,16 +34,42 @@ PAGES: Final = 2
 DOUBT: Final = 1.0
 """Seconds between two answers `unknown` that make a task unknown: its submission may be on its way."""
 
-_Table = WeakValueDictionary[str, BaseHandle[Any]]
+
+class _Line:
+    """Handles in the order in which they are asked about.
+
+    Args:
+        patience: seconds for which the first of them waits.
+    """
+
+    __slots__ = ("handles", "patience", "since")
+
+    def __init__(self, patience: float) -> None:
+        self.handles: WeakValueDictionary[str, BaseHandle[Any]] = WeakValueDictionary()
+        self.patience = patience
+        self.since = math.inf
+        """Since when the first has waited, or earlier: to find the first one of a dictionary passes by all that were
+        taken out before it, so it is looked for only when it may be its turn."""
+
+    def put(self, handle: BaseHandle[Any]) -> None:
+        """Behind all others."""
+        if not self.handles:
+            self.since = handle._since
+        self.handles[handle.id] = handle
+
+    def look(self) -> None:
+        """See since when the first has waited."""
+        first = next(iter(self.handles.values()), None)
+        self.since = math.inf if first is None else first._since
 
 
 class Waiting:
     """The handles without an outcome, and the questions about them. Times are seconds of one monotonic clock."""
 
     def __init__(self) -> None:
-        self._fresh: _Table = WeakValueDictionary()
+        self._fresh = _Line(SILENCE)
         """Never asked about, in the order of registration."""
-        self._asked: _Table = WeakValueDictionary()
+        self._asked = _Line(SILENCE)
         """Asked about, in the order of the last question."""
         self._urgent: dict[str, None] = {}
         self._rechecks: dict[str, float] = {}
@@ -55,16 +81,16 @@ class Waiting:
         self._interval = SILENCE
 
     def __len__(self) -> int:
-        return len(self._fresh) + len(self._asked)
+        return len(self._fresh.handles) + len(self._asked.handles)
 
     def register(self, handle: BaseHandle[Any], now: float) -> None:
         """Wait for a new handle, whose id nobody else waits for."""
         handle._since = now
-        self._fresh[handle.id] = handle
+        self._fresh.put(handle)
 
     def find(self, task_id: str) -> BaseHandle[Any] | None:
         """The handle that is waited for under this id."""
-        return self._fresh.get(task_id) or self._asked.get(task_id)
+        return self._fresh.handles.get(task_id) or self._asked.handles.get(task_id)
 
     def ask_now(self, task_id: str) -> None:
         """Ask about this task at the next opportunity."""
@@ -123,20 +149,20 @@ class Waiting:
         if len(self._on_the_way) < PAGES:
             if self._urgent:
                 return -math.inf
-            due += [self._due_at(table, patience) for table, patience in self._tables() if table]
+            due += [self._due_at(line) for line in self._lines() if line.handles]
         return min(due, default=None)
 
     def close(self) -> None:
         """Wake everybody who watches a handle, without an outcome."""
-        handles = [*self._fresh.values(), *self._asked.values()]
-        self._fresh.clear()
-        self._asked.clear()
+        handles = [*self._fresh.handles.values(), *self._asked.handles.values()]
+        self._fresh.handles.clear()
+        self._asked.handles.clear()
         for handle in handles:
             handle._wake()
 
     def _pop(self, task_id: str) -> BaseHandle[Any] | None:
-        handle = self._fresh.pop(task_id, None)
-        return handle if handle is not None else self._asked.pop(task_id, None)
+        handle = self._fresh.handles.pop(task_id, None)
+        return handle if handle is not None else self._asked.handles.pop(task_id, None)
 
     def _page(self, now: float) -> list[str]:
         """The ids of the next question: what is urgent, then what has waited longest, if it has waited enough."""
@@ -145,16 +171,19 @@ class Waiting:
             del self._urgent[task_id]
             if self._ask_later(task_id, now):
                 page.append(task_id)
-        for table, patience in self._tables():
-            if table and len(page) < MAX_PACK_ITEMS and self._due_at(table, patience) <= now:
-                page += self._overdue(table, patience, now, MAX_PACK_ITEMS - len(page))
+        for line in self._lines():
+            if not line.handles or len(page) >= MAX_PACK_ITEMS or self._due_at(line) > now:
+                continue
+            line.look()
+            if self._due_at(line) <= now:
+                page += self._overdue(line, now, MAX_PACK_ITEMS - len(page))
                 self._paged_at = now
         return page
 
-    def _overdue(self, table: _Table, patience: float, now: float, room: int) -> list[str]:
+    def _overdue(self, line: _Line, now: float, room: int) -> list[str]:
         late = []
-        for task_id, handle in islice(table.items(), room):
-            if handle._since >= self._reconnected_at and handle._since + patience > now:
+        for task_id, handle in islice(line.handles.items(), room):
+            if handle._since >= self._reconnected_at and handle._since + line.patience > now:
                 break
             late.append(task_id)
         return [task_id for task_id in late if self._ask_later(task_id, now)]
@@ -165,21 +194,19 @@ class Waiting:
         if handle is None:
             return False
         handle._since = now
-        self._asked[task_id] = handle
+        self._asked.put(handle)
         return True
 
-    def _tables(self) -> tuple[tuple[_Table, float], tuple[_Table, float]]:
-        return (self._fresh, SILENCE), (self._asked, self._interval)
+    def _lines(self) -> tuple[_Line, _Line]:
+        self._asked.patience = self._interval
+        return self._fresh, self._asked
 
-    def _due_at(self, table: _Table, patience: float) -> float:
-        """When the first handle of this table may be asked about."""
-        first = next(iter(table.values()), None)
-        if first is None:
-            return math.inf
-        if first._since < self._reconnected_at:
+    def _due_at(self, line: _Line) -> float:
+        """When the first handle of this line may be asked about, or earlier."""
+        if line.since < self._reconnected_at:
             return self._reconnected_at
         # While results keep coming, what is missing is most likely just not finished: ask little.
-        return max(first._since + patience, min(self._paged_at, self._news_at) + SILENCE)
+        return max(line.since + line.patience, min(self._paged_at, self._news_at) + SILENCE)
 
     def _unknown(self, task_id: str, now: float) -> bool:
         handle = self.find(task_id)
