@@ -5,6 +5,9 @@
     outcomes that are there by now ──> one message ──> confirm ──> leases released ──> bundles with nothing open: ack
                                           │ failed or unknown: the same message again, for ever, with backoff
 
+What comes while a message waits for its confirm goes together when that has come, unless it fills a message before: so
+replies go at once on an idle system, and are few on a busy one (as RFC 896 has it for TCP).
+
 The order is the promise: an ack before the confirm would lose the outcome with this process. An unknown publish is
 repeated, since the scheduler applies a lease's outcome once. What cannot be acked because its channel died is replied
 all the same: the broker delivers that bundle again to somebody who gives it back, and the scheduler has the outcome.
@@ -33,6 +36,10 @@ from worker_service.runtimes import Done
 
 MAX_IN_FLIGHT: Final = 8
 """Replies that wait for their confirm at a time. More would only make each of them smaller."""
+FULL: Final = 250
+"""Outcomes that are sent although another reply waits for its confirm."""
+FULL_BYTES: Final = MAX_PACK_BYTES // 4
+"""The same in bytes."""
 _OUTCOME_BYTES: Final = 250
 """What an outcome takes besides its result and error."""
 _PRECONDITION_FAILED: Final = 406
@@ -73,7 +80,9 @@ class Replier:
         self._leases = leases
         self._telemetry = telemetry
         self._pending: deque[Done] = deque()
+        self._pending_bytes = 0
         self._sending: set[asyncio.Task[None]] = set()
+        self._first_tries: set[asyncio.Task[None]] = set()
         self._scheduled = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -91,6 +100,7 @@ class Replier:
         """Send these outcomes with those that are there when the event loop comes round."""
         self._count(done)
         self._pending.extend(done)
+        self._pending_bytes += sum(_size(outcome) for _, outcome in done)
         self.unanswered += len(done)
         self._idle.clear()
         self._schedule()
@@ -110,15 +120,22 @@ class Replier:
         await self._acks.stop()
 
     def _schedule(self) -> None:
-        if not self._scheduled and len(self._sending) < MAX_IN_FLIGHT:
+        if not self._scheduled and self._may_send():
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._flush)
 
+    def _may_send(self) -> bool:
+        if not self._pending or len(self._sending) >= MAX_IN_FLIGHT:
+            return False
+        # One that is tried again may take long: it holds nothing up.
+        return not self._first_tries or len(self._pending) >= FULL or self._pending_bytes >= FULL_BYTES
+
     def _flush(self) -> None:
         self._scheduled = False
-        while self._pending and len(self._sending) < MAX_IN_FLIGHT:
+        while self._may_send():
             task = asyncio.get_running_loop().create_task(self._send(self._pack()), name="reply")
             self._sending.add(task)
+            self._first_tries.add(task)
             task.add_done_callback(self._sent)
 
     def _pack(self) -> list[Done]:
@@ -129,10 +146,12 @@ class Replier:
             if pack and size > MAX_PACK_BYTES:
                 break
             pack.append(self._pending.popleft())
+            self._pending_bytes -= _size(pack[-1][1])
         return pack
 
     def _sent(self, task: asyncio.Task[None]) -> None:
         self._sending.discard(task)
+        self._first_tries.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             # Its leases stay in the beats, so nobody else would ever run them: this process has to end.
             _log.error("a reply was given up", exc_info=error)
@@ -205,6 +224,10 @@ class Replier:
 
     def _retrying(self, error: Exception, failures: int) -> None:
         self.stuck_reason = str(error)
+        task = asyncio.current_task()
+        if task in self._first_tries:
+            self._first_tries.discard(task)
+            self._schedule()
         if failures == 0:
             _log.warning("a reply is not confirmed, it is sent again", extra={"reason": str(error)})
 

@@ -32,7 +32,6 @@ from sqlalchemy import (
     literal_column,
     select,
 )
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.dml import ReturningUpdate, UpdateBase
 from sqlalchemy.types import TypeEngine
 
@@ -138,6 +137,9 @@ class _ByRows(ABC):
 
     def statement(self) -> UpdateBase:
         """For PostgreSQL."""
+        # Here, because it takes as long to import as the rest of SQLAlchemy.
+        from sqlalchemy.dialects.postgresql import JSONB
+
         each = func.jsonb_array_elements(cast(bindparam("rows"), JSONB)).table_valued(column("value", JSONB)).alias("e")
         return self._over(each, lambda at, kind: cast(each.c.value[at].astext, kind))
 

@@ -13,7 +13,7 @@ from common.wire import MAX_PACK_BYTES, MAX_PACK_ITEMS, Assignment, ErrorKind, O
 from worker_service import replier as module
 from worker_service.acks import Acks
 from worker_service.attempts import Attempt, DeliveredBundle, Leases
-from worker_service.replier import MAX_IN_FLIGHT, Replier
+from worker_service.replier import FULL, FULL_BYTES, MAX_IN_FLIGHT, Replier
 from worker_service.results import held
 
 
@@ -144,15 +144,48 @@ async def test_messages_are_bounded_in_items_and_bytes(bench: Bench) -> None:
 async def test_only_so_many_messages_are_in_flight(bench: Bench) -> None:
     bench.journal.confirm.clear()
     for number in range(3 * MAX_IN_FLIGHT):
-        bench.answer(*bench.bundle(1, f"b{number}"))
+        bench.answer(*bench.bundle(FULL, f"b{number}"))
         await asyncio.sleep(0.001)
     assert bench.journal.in_flight == MAX_IN_FLIGHT
-    assert bench.replier.unanswered == 3 * MAX_IN_FLIGHT
+    assert bench.replier.unanswered == 3 * MAX_IN_FLIGHT * FULL
     bench.journal.confirm.set()
     await bench.replier.drain()
     assert bench.journal.most_in_flight == MAX_IN_FLIGHT
-    assert len(bench.journal.outcomes()) == 3 * MAX_IN_FLIGHT
+    assert len(bench.journal.outcomes()) == 3 * MAX_IN_FLIGHT * FULL
     assert bench.replier.unanswered == 0
+
+
+async def test_what_comes_before_the_confirm_goes_together_after_it(bench: Bench) -> None:
+    bench.journal.confirm.clear()
+    for number in range(FULL - 1):
+        bench.answer(*bench.bundle(1, f"b{number}"))
+        await asyncio.sleep(0)
+    await until(lambda: bench.journal.in_flight)
+    assert bench.journal.in_flight == 1
+    bench.journal.confirm.set()
+    await bench.replier.drain()
+    first, second = bench.journal.replies
+    assert len(first.outcomes) + len(second.outcomes) == FULL - 1
+    assert len(second.outcomes) > len(first.outcomes)
+
+
+async def test_large_results_do_not_wait_for_each_other(bench: Bench) -> None:
+    bench.journal.confirm.clear()
+    for number in range(3):
+        bench.answer(*bench.bundle(1, f"b{number}"), result=b'"' + b"x" * FULL_BYTES + b'"')
+        await asyncio.sleep(0.001)
+    assert bench.journal.in_flight == 3
+    bench.journal.confirm.set()
+
+
+async def test_a_message_that_is_tried_again_holds_nothing_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "reconnect_wait", lambda failures: 60.0)
+    bench.journal.faults = [BrokerRefused(406, "message size is too large")]
+    bench.answer(*bench.bundle(1))
+    await until(lambda: bench.replier.stuck_reason)
+    bench.answer(*bench.bundle(1, "c"))
+    await until(lambda: "ack c" in bench.journal.events)
+    assert bench.replier.unanswered == 1
 
 
 async def test_a_publish_without_a_confirm_is_repeated_until_there_is_one(bench: Bench) -> None:
