@@ -87,6 +87,8 @@ class ReturnReason(StrEnum):
     """Its time was over before it could be started here."""
     CANCELLED = "cancelled"
     """It was cancelled: the scheduler knows already."""
+    AWAY = "away"
+    """This worker stood still or was cut off before it started it: it may have been cancelled or given to others."""
 
 
 class Isolation(StrEnum):

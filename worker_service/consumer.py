@@ -3,7 +3,9 @@
 A redelivered message is never run. The broker had given it to somebody before, who may have died of it or may still be
 running it; its leases go back and the scheduler, which hears every worker's beats, decides. A lease that this worker
 holds, or answered not long ago, is a second copy (the scheduler publishes again what it does not know to be confirmed)
-and is not run either. What cannot be decoded goes to the dead-letter exchange, task by task where that is possible.
+and is not run either. Neither is what was given before a pause of this worker (see `pauses`): what a subscription
+delivers that was begun before its end goes back, and another one takes its place. What cannot be decoded goes to the
+dead-letter exchange, task by task where that is possible.
 
 The prefetch counts bundles, and is the number of slots (but 2 at least). A bundle of long tasks holds one task, so the
 broker hands over as many as can run, the next one waits in the queue for the first free slot of *any* worker, and none
@@ -71,6 +73,7 @@ class WorkConsumer:
         queue: the work queue behind it, declared when it is missing and the broker's permissions allow it.
         slots: how many tasks this worker runs at a time.
         leases: where the accepted leases are listed.
+        away_until: the end of the last pause; what subscriptions of before it deliver is not run.
         congested: whether so many outcomes are unanswered that nothing more may be taken now.
         accept: takes the attempts.
         answer: takes the outcomes of what is not run.
@@ -86,6 +89,7 @@ class WorkConsumer:
         *,
         slots: int,
         leases: Leases,
+        away_until: Callable[[], float],
         congested: Callable[[], bool],
         accept: Callable[[Sequence[Attempt]], None],
         answer: Answer,
@@ -95,6 +99,7 @@ class WorkConsumer:
         self.name = queue.name if name is None else name
         self._fixed_name = name
         self._leases = leases
+        self._away_until = away_until
         self._congested = congested
         self._accept = accept
         self._answer = answer
@@ -175,7 +180,12 @@ class WorkConsumer:
             if len(fresh) < len(attempts):
                 _log.info("second copies of leases are not run", extra={"count": len(attempts) - len(fresh)})
             bundle.open += len(fresh)
-            self._accept(fresh)
+            if delivery.subscription.since < self._away_until():
+                self._answer([(each, returned(each.assignment, ReturnReason.AWAY)) for each in fresh])
+                # It may have been on its way when the others were renewed.
+                self._soon(delivery.subscription.cancel())
+            else:
+                self._accept(fresh)
         if not bundle.open:
             self._soon(bundle.delivery.ack())
 

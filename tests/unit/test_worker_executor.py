@@ -1,7 +1,7 @@
 """Slots, patience, suspects and drain, with runtimes that do nothing by themselves."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -80,6 +80,7 @@ class Bench:
             children=self.children,
             answer=self._answer,
             announce=self._announce,
+            look=lambda: self.look(),
             slots=slots,
             process_slots=1,
             patience=patience,
@@ -91,6 +92,7 @@ class Bench:
         )
         self._number = 0
         self.announced = 0
+        self.look: Callable[[], None] = lambda: None
 
     async def _announce(self) -> None:
         self.announced += 1

@@ -1,0 +1,148 @@
+"""A worker stands still with many short tasks in hand; when it goes on, it runs nothing that is not its own any more.
+
+One of the tasks itself stops the process, so that nothing else is about to begin at that moment, and what is begun
+afterwards was begun by a worker that had not heard the news.
+"""
+
+import os
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from common import Handle
+from common.tasks import Call
+from deploy.local import RabbitNode
+from tests.support.cluster import Cluster
+from tests.support.conditions import wait_until
+from tests.support.effects import Effect
+from tests.support.journal import Expected
+from tests.support.services import ServiceProcess
+from tests.system.conftest import Note, StartCluster
+from tests.system.test_frozen import await_connections
+from tests.system.workloads import gated, squares
+
+MANY = 1500
+STOPS_AT = 400
+"""Which of them stops its worker: later than what makes the bundles large, long before the last."""
+UNFINISHED = ("scheduled", "queued", "dispatched")
+QUICK = {"WARREN_DEAD_AFTER": "5", "WARREN_RESCUE_INTERVAL": "1"}
+functions = pytest.mark.parametrize("function", ["square_or_stop", "square_or_stop_in_thread"])
+
+
+class Scene:
+    """One slot of each worker is busy, many short tasks go through the others, and one of them stops its worker.
+
+    Attributes:
+        keys: of the short tasks, in their order.
+        handles: theirs.
+        stopped: the worker that stands still.
+        before: what had been begun when it did.
+    """
+
+    def __init__(self, cluster: Cluster, function: str, folder: Path) -> None:
+        self._cluster = cluster
+        self._client = cluster.client()
+        self._gate = folder / "gate"
+        self._busy = cluster.load(gated(self._gate), len(cluster.workers), chunk=1)
+        wait_until(lambda: len(cluster.effects.runs()) == len(cluster.workers), 20, "a slot of each worker is busy")
+        self.keys = list(cluster.journal.keys(MANY))
+        marker = str(folder / "marker")
+        calls = [Call(function, (key, marker if number == STOPS_AT else "")) for number, key in enumerate(self.keys)]
+        options = {"labels": {"job": "1"}}
+        self.handles: list[Handle[int]] = self._client.submit_many([call.options(**options) for call in calls])
+        self.stopped = self._await_stop()
+        self.before = self._runs()
+
+    def cancel(self) -> None:
+        """Cancel what has not ended."""
+        states = self._client.cancel(labels={"job": "1"}, state=UNFINISHED)
+        assert len(states) > 100, "there was a lot in hand"
+        assert set(states.values()) == {"cancelled"}
+        for handle, key in zip(self.handles, self.keys, strict=True):
+            value = "cancelled" if handle.id in states else key * key
+            self._cluster.journal.confirmed[handle.id] = Expected(key, value)
+            self._cluster.journal.told[handle.id] = value
+
+    def finish(self) -> None:
+        """Have them all done by somebody else."""
+        for handle, key in zip(self.handles, self.keys, strict=True):
+            if key != self.keys[STOPS_AT]:
+                assert handle.result(timeout=60) == key * key
+                self._cluster.journal.told[handle.id] = key * key
+            self._cluster.journal.confirmed[handle.id] = Expected(key, key * key)
+
+    def wake(self) -> list[Effect]:
+        """Let the worker go on, until everything else is done too; what it has begun of the short tasks since then."""
+        before = len(self._cluster.effects.all())
+        self.stopped.resume()
+        self._cluster.load(squares, 200).join()
+        self._gate.touch()
+        self._busy.join()
+        wait_until(lambda: not self._cluster.out(), 20, "nothing is out", self._cluster.out)
+        since = self._cluster.effects.all()[before:]
+        return [each for each in since if each.key in set(self.keys) and each.what == "start"]
+
+    def stop_told(self) -> None:
+        """Take down what became of the task that has stopped its worker."""
+        handle, key = self.handles[STOPS_AT], self.keys[STOPS_AT]
+        self._cluster.journal.told[handle.id] = handle.result(timeout=60)
+        assert self._cluster.journal.told[handle.id] == key * key
+
+    def _await_stop(self) -> ServiceProcess:
+        found: list[ServiceProcess] = []
+
+        def stopped() -> bool:
+            found[:] = [worker for worker in self._cluster.workers if _state(worker.pid) == "T"]
+            return bool(found)
+
+        wait_until(stopped, 30, "a worker stands still")
+        return found[0]
+
+    def _runs(self) -> Counter[int]:
+        mine = set(self.keys)
+        return Counter({key: count for key, count in self._cluster.effects.runs().items() if key in mine})
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@functions
+@pytest.mark.parametrize("given_up", [False, True], ids=["connected", "given up"])
+def test_what_was_cancelled_meanwhile_is_not_run(
+    private_broker: RabbitNode, start_on_node: StartCluster, note: Note, tmp_path: Path, function: str, given_up: bool
+) -> None:
+    cluster = start_on_node(slots=2, scheduler=QUICK)
+    scene = Scene(cluster, function, tmp_path)
+    connections = private_broker.connection_count()
+    scene.cancel()
+    if given_up:
+        await_connections(private_broker, connections - 2)
+        time.sleep(6)  # and its death is known
+    else:
+        time.sleep(2)
+
+    assert scene.wake() == []
+
+    assert not cluster.workers[0].exits, "it goes on"
+    note(cluster.assert_nothing_lost())
+
+
+@functions
+def test_what_others_have_done_meanwhile_is_not_run_again(
+    private_broker: RabbitNode, start_on_node: StartCluster, note: Note, tmp_path: Path, function: str
+) -> None:
+    cluster = start_on_node(slots=2, workers=2, scheduler=QUICK)
+    scene = Scene(cluster, function, tmp_path)
+    scene.finish()
+
+    assert scene.wake() == []
+
+    scene.stop_told()
+    verdict = cluster.assert_nothing_lost()
+    assert verdict.twice <= 2, "only what was running when its worker stood still"
+    assert os.path.exists(f"/proc/{scene.stopped.pid}") and signal.SIGKILL not in scene.stopped.exits
+    note(verdict)
