@@ -23,6 +23,7 @@ from common.wire import ReturnReason
 from worker_service.acks import Acks
 from worker_service.attempts import Leases
 from worker_service.beats import Beats, Condition
+from worker_service.briefing import Briefing
 from worker_service.commands import Commands
 from worker_service.consumer import BUNDLE_TASKS, WorkConsumer, prefetch_for
 from worker_service.control import ControlListener
@@ -119,6 +120,7 @@ class Worker:
         self.reporter = Reporter(self.id, self._publisher(publishing), topology.beat_exchange.name)
         self.submitter = Submitter(self._publisher(publishing), topology.submit_exchange.name, publishing.user)
         self._surroundings = Surrounding(self.reporter, self.submitter)
+        self.briefing = Briefing()
         self.pauses = PauseDetector(self._woken)
         consuming.on_lost(self._cut_off)
         missed = self.pauses.missed
@@ -223,6 +225,8 @@ class Worker:
             self.beats.probe,
             self._renew,
             self.executor.cancel,
+            self.briefing.tell,
+            self._listening,
             self.commands.take,
             self.commands.refuse,
         )
@@ -270,7 +274,8 @@ class Worker:
             queue,
             slots=self._settings.slots,
             leases=self.leases,
-            away_until=lambda: self.pauses.away_until,
+            ready=self.briefing.wait,
+            precedes=self.briefing.precedes,
             congested=self._congested,
             accept=self.executor.accept,
             answer=self.replier.answer,
@@ -286,6 +291,7 @@ class Worker:
             paused=self.executor.paused,
             closed=self.executor.closed,
             direct=self.direct.consuming,
+            asking=self.briefing.asking and self.control.consuming,
         )
 
     def _resized(self) -> None:
@@ -298,18 +304,25 @@ class Worker:
         self.beats.changed()
 
     def _woken(self, seconds: float) -> None:
-        """It stood still; what it was told meanwhile, and that it is alone no more, is still to be heard."""
+        """It stood still: what became of what it was given is still to be heard, if it is not lost."""
         _log.warning("this worker stood still, what it had not started goes back", extra={"seconds": round(seconds, 1)})
         self.telemetry.emit(StoodStill(seconds))
         self.executor.give_back(ReturnReason.AWAY)
+        self.briefing.begin()
         for consumer in (*self.consumers, self.direct):
             consumer.renew()
         self.beats.changed()
 
     def _cut_off(self) -> None:
-        """What others are told from now on is not heard here."""
+        """What workers are told from now on is not heard here."""
         self.pauses.away()
         self.executor.give_back(ReturnReason.AWAY)
+        self.briefing.begin()
+
+    def _listening(self) -> None:
+        """What was said before this moment was not heard, what is said from now on is."""
+        self._cut_off()
+        self.beats.changed()
 
     def _finished(self, done: Sequence[Done]) -> None:
         self.reporter.ended(done)
@@ -391,6 +404,8 @@ class Worker:
     def _deaf(self) -> str | None:
         if self.executor.paused:
             return None  # as it was told
+        if not self.briefing.complete:
+            return "no scheduler has said yet what was dispatched before this worker could hear"
         deaf = [consumer.name for consumer in (*self.consumers, self.direct) if not consumer.consuming]
         return f"not consuming {', '.join(deaf)}" if deaf else None
 

@@ -15,7 +15,6 @@ from aiormq import spec
 from common.broker.connection import Channel, Connection
 from common.broker.declare import close, declare_queue
 from common.broker.faults import translated
-from common.clocks import steady
 from common.errors import BrokerError, ConnectionLost
 from common.topology import Queue
 
@@ -81,8 +80,6 @@ class Subscription:
         self._on_delivery = on_delivery
         self._tag: str | None = None
         self.queue = queue
-        self.since = steady()
-        """When it was begun: what it delivers was given to it after that."""
         self.ended = asyncio.Event()
         """Set when no more deliveries will come: cancelled by us or the broker, channel or connection gone."""
         self.reason = ""

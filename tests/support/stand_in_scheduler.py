@@ -81,6 +81,9 @@ class StandInScheduler:
         self.reports: list[tuple[float, ProgressReport]] = []
         """Reports of progress, with the time of their arrival (`time.monotonic`)."""
         self.dead: list[Delivery] = []
+        self.briefing = True
+        """Workers that ask are told the mark."""
+        self.mark = 0
         self._news = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -193,6 +196,9 @@ class StandInScheduler:
                 self.answers.setdefault(answer.token, []).append(answer)
             else:
                 self.beats.append(decode(Beat, delivery.body))
+                if self.beats[-1].asking and self.briefing:
+                    mark = Control(ControlVerb.MARK, number=self.mark)
+                    await self.control(f"worker.{self.beats[-1].worker}", mark)
         self._news.set()
 
 
