@@ -7,8 +7,8 @@ still to be done; of what is dispatched after it, this worker hears everything::
 
     listens to control ──> beats that ask ──> the mark ──> consumes: dispatches from the mark on are run
 
-Until it is told it takes nothing. With no scheduler to tell it there is nobody either to dispatch anything, so only what
-was in the queue by then waits longer: to run it could be wrong, to leave it where it is is safe.
+Until it is told it takes nothing. With no scheduler to tell it there is nobody either to dispatch anything, so only
+what was in the queue by then waits longer: to run it could be wrong, to leave it where it is is safe.
 """
 
 from __future__ import annotations

@@ -48,9 +48,12 @@ class Scene:
         wait_until(lambda: len(cluster.effects.runs()) == len(cluster.workers), 20, "a slot of each worker is busy")
         self.keys = list(cluster.journal.keys(MANY))
         marker = str(folder / "marker")
-        calls = [Call(function, (key, marker if number == STOPS_AT else "")) for number, key in enumerate(self.keys)]
-        options = {"labels": {"job": "1"}}
-        self.handles: list[Handle[int]] = self._client.submit_many([call.options(**options) for call in calls])
+        calls: list[Call[int]] = [
+            Call(function, (key, marker if number == STOPS_AT else "")) for number, key in enumerate(self.keys)
+        ]
+        self.handles: list[Handle[int]] = self._client.submit_many(
+            [call.options(labels={"job": "1"}) for call in calls]
+        )
         self.stopped = self._await_stop()
         self.before = self._runs()
 
@@ -136,6 +139,23 @@ def test_what_was_cancelled_after_its_connection_was_given_up_is_not_run(
     assert scene.wake() == []
 
     assert not scene.stopped.exits, "it goes on"
+    note(cluster.assert_nothing_lost())
+
+
+def test_what_was_cancelled_before_everything_was_started_again_is_not_run(
+    private_broker: RabbitNode, start_on_node: StartCluster, note: Note, tmp_path: Path
+) -> None:
+    """Neither the worker nor the scheduler that come have ever heard of the cancel; the bundles wait in the queue."""
+    cluster = start_on_node(slots=2, scheduler=QUICK)
+    scene = Scene(cluster, "square_or_stop", tmp_path)
+    await_connections(private_broker, private_broker.connection_count() - 2)
+    scene.cancel()
+    cluster.scheduler.kill()
+    cluster.scheduler.await_ready()
+    scene.stopped.kill()
+
+    assert scene.wake() == []
+
     note(cluster.assert_nothing_lost())
 
 
