@@ -1,0 +1,61 @@
+"""Which dispatches were before a worker could hear, by their numbers."""
+
+import asyncio
+
+from worker_service.briefing import Briefing
+
+
+def test_everything_was_before_until_it_is_told() -> None:
+    briefing = Briefing()
+    assert briefing.asking
+    assert not briefing.complete
+    assert briefing.precedes(10**12)
+
+
+def test_what_has_a_lower_number_than_the_mark_was_before() -> None:
+    briefing = Briefing()
+    briefing.tell(42)
+    assert briefing.complete
+    assert not briefing.asking
+    assert not briefing.precedes(42)
+    assert not briefing.precedes(43)
+    assert briefing.precedes(41)
+
+
+def test_one_that_was_before_is_asked_about_but_moves_no_mark_up() -> None:
+    briefing = Briefing()
+    briefing.tell(42)
+    briefing.precedes(41)
+    assert briefing.asking
+    assert briefing.complete, "meanwhile it goes on"
+    briefing.tell(60)
+    assert not briefing.asking
+    assert not briefing.precedes(50)
+
+
+def test_a_store_that_was_put_back_counts_from_where_it_was() -> None:
+    briefing = Briefing()
+    briefing.tell(1_000_000)
+    assert briefing.precedes(7)
+    briefing.tell(8)
+    assert not briefing.precedes(8)
+
+
+def test_it_begins_anew_with_each_absence() -> None:
+    briefing = Briefing()
+    briefing.tell(42)
+    briefing.begin()
+    assert briefing.asking
+    assert briefing.precedes(50)
+    briefing.tell(51)
+    assert briefing.precedes(50)
+    assert not briefing.precedes(51)
+
+
+async def test_whoever_waits_goes_on_when_it_is_told() -> None:
+    briefing = Briefing()
+    waiting = asyncio.create_task(briefing.wait())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    briefing.tell(1)
+    await waiting
