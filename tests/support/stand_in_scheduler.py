@@ -104,9 +104,11 @@ class StandInScheduler:
             await consumer.stop()
         await self.connection.stop()
 
-    async def send(self, *assignments: Assignment, queue: str = "default", priority: int | None = None) -> None:
-        """Publish one bundle."""
-        await self.send_raw(msgspec.json.encode(Bundle(queue, list(assignments))), queue=queue)
+    async def send(
+        self, *assignments: Assignment, queue: str = "default", priority: int | None = None, number: int = 0
+    ) -> None:
+        """Publish one bundle; `number` is that of its dispatches."""
+        await self.send_raw(msgspec.json.encode(Bundle(queue, list(assignments), number)), queue=queue)
 
     async def send_raw(self, body: bytes, *, queue: str = "default", type: str | None = "warren.bundle.v1") -> None:  # noqa: A002
         """Publish anything into a work queue, again until it is confirmed."""

@@ -25,9 +25,8 @@ def test_what_has_a_lower_number_than_the_mark_was_before() -> None:
 def test_one_that_was_before_is_asked_about_but_moves_no_mark_up() -> None:
     briefing = Briefing()
     briefing.tell(42)
-    briefing.precedes(41)
-    assert briefing.asking
-    assert briefing.complete, "meanwhile it goes on"
+    assert briefing.precedes(41)
+    assert (briefing.asking, briefing.complete) == (True, True), "it asks, and goes on meanwhile"
     briefing.tell(60)
     assert not briefing.asking
     assert not briefing.precedes(50)
