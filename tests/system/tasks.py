@@ -40,7 +40,7 @@ def square_in_thread(key: int, seconds: float = 0.0) -> int:
 
 
 @task
-async def square_or_stop(key: int, marker: str = "") -> int:
+async def square_or_stop(key: int, marker: str = "", padding: str = "") -> int:
     """Square `key`; the first one that is given this `marker` has its whole process stand still there."""
     record(key)
     _stop(marker)
@@ -49,7 +49,7 @@ async def square_or_stop(key: int, marker: str = "") -> int:
 
 
 @task
-def square_or_stop_in_thread(key: int, marker: str = "") -> int:
+def square_or_stop_in_thread(key: int, marker: str = "", padding: str = "") -> int:
     """The same as a plain function."""
     record(key)
     _stop(marker)

@@ -26,6 +26,8 @@ MANY = 1500
 STOPS_AT = 400
 """Which of them stops its worker: later than what makes the bundles large, long before the last."""
 BUSY = 6.0
+PADDING = "." * 2000
+"""In each task, so that a socket holds more than is read at once, and the news come late."""
 UNFINISHED = ("scheduled", "queued", "dispatched")
 QUICK = {"WARREN_DEAD_AFTER": "5", "WARREN_RESCUE_INTERVAL": "1"}
 functions = pytest.mark.parametrize("function", ["square_or_stop", "square_or_stop_in_thread"])
@@ -34,6 +36,13 @@ functions = pytest.mark.parametrize("function", ["square_or_stop", "square_or_st
 class Scene:
     """One slot of each worker is busy, many short tasks go through the others, and one of them stops its worker.
 
+    Args:
+        cluster: where.
+        function: of the short tasks.
+        folder: for the mark of the one that stops its worker.
+        late: what follows on that one is submitted when the worker stands still, and lies unread in its socket.
+            Otherwise it is there before, so that the worker has as much as it takes, and more waits in the queue.
+
     Attributes:
         keys: of the short tasks, in their order.
         handles: theirs.
@@ -41,20 +50,26 @@ class Scene:
         before: what had been begun when it did.
     """
 
-    def __init__(self, cluster: Cluster, function: str, folder: Path) -> None:
+    def __init__(self, cluster: Cluster, function: str, folder: Path, *, late: bool) -> None:
         self._cluster = cluster
         self._client = cluster.client()
+        self._function = function
+        self._marker = str(folder / "marker")
         self._busy = cluster.load(naps(BUSY), len(cluster.workers), chunk=1)
         wait_until(lambda: len(cluster.effects.runs()) == len(cluster.workers), 20, "a slot of each worker is busy")
         self.keys = list(cluster.journal.keys(MANY))
-        marker = str(folder / "marker")
-        calls: list[Call[int]] = [
-            Call(function, (key, marker if number == STOPS_AT else "")) for number, key in enumerate(self.keys)
-        ]
-        self.handles: list[Handle[int]] = self._client.submit_many(
-            [call.options(labels={"job": "1"}) for call in calls]
-        )
-        self.stopped = self._await_stop()
+        self.handles: list[Handle[int]] = []
+        if late:
+            self._submit(0, STOPS_AT)
+            for handle in self.handles:
+                handle.result(timeout=30)
+            self._submit(STOPS_AT, STOPS_AT + 1)
+            self.stopped = self._await_stop()
+            self._submit(STOPS_AT + 1, MANY)
+            wait_until(lambda: self._unacked() >= 2, 20, "it was given more", self._unacked)
+        else:
+            self._submit(0, MANY)
+            self.stopped = self._await_stop()
         self.before = self._runs()
 
     def cancel(self) -> None:
@@ -91,6 +106,19 @@ class Scene:
         self._cluster.journal.told[handle.id] = handle.result(timeout=60)
         assert self._cluster.journal.told[handle.id] == key * key
 
+    def _submit(self, first: int, end: int) -> None:
+        calls: list[Call[int]] = [
+            Call(self._function, (self.keys[number], self._marker if number == STOPS_AT else "", PADDING))
+            for number in range(first, end)
+        ]
+        self.handles += self._client.submit_many([call.options(labels={"job": "1"}) for call in calls])
+
+    def _unacked(self) -> int:
+        """Bundles at workers, beside those of the busy slots and of the task that has stopped its worker."""
+        node = self._cluster.broker.node
+        assert node is not None
+        return node.queue_depths()[f"{self._cluster.namespace}.work.default"].unacked - len(self._cluster.workers) - 1
+
     def _await_stop(self) -> ServiceProcess:
         found: list[ServiceProcess] = []
 
@@ -114,8 +142,8 @@ def _state(pid: int) -> str:
 def test_what_was_cancelled_meanwhile_is_not_run(
     private_broker: RabbitNode, start_on_node: StartCluster, note: Note, tmp_path: Path, function: str
 ) -> None:
-    cluster = start_on_node(slots=2, scheduler=QUICK)
-    scene = Scene(cluster, function, tmp_path)
+    cluster = start_on_node(slots=8, scheduler=QUICK)
+    scene = Scene(cluster, function, tmp_path, late=True)
     scene.cancel()
     time.sleep(2)  # long enough to be a pause
 
@@ -132,7 +160,7 @@ def test_what_was_cancelled_after_its_connection_was_given_up_is_not_run(
 ) -> None:
     """What is told to all workers then reaches this one in no buffer."""
     cluster = start_on_node(slots=2, scheduler=QUICK)
-    scene = Scene(cluster, function, tmp_path)
+    scene = Scene(cluster, function, tmp_path, late=False)
     await_connections(private_broker, private_broker.connection_count() - 2)
     scene.cancel()
 
@@ -147,7 +175,7 @@ def test_what_was_cancelled_before_everything_was_started_again_is_not_run(
 ) -> None:
     """Neither the worker nor the scheduler that come have ever heard of the cancel; the bundles wait in the queue."""
     cluster = start_on_node(slots=2, scheduler=QUICK)
-    scene = Scene(cluster, "square_or_stop", tmp_path)
+    scene = Scene(cluster, "square_or_stop", tmp_path, late=False)
     await_connections(private_broker, private_broker.connection_count() - 2)
     scene.cancel()
     cluster.scheduler.kill()
@@ -163,8 +191,8 @@ def test_what_was_cancelled_before_everything_was_started_again_is_not_run(
 def test_what_others_have_done_meanwhile_is_not_run_again(
     private_broker: RabbitNode, start_on_node: StartCluster, note: Note, tmp_path: Path, function: str
 ) -> None:
-    cluster = start_on_node(slots=2, workers=2, scheduler=QUICK)
-    scene = Scene(cluster, function, tmp_path)
+    cluster = start_on_node(slots=8, workers=2, scheduler=QUICK)
+    scene = Scene(cluster, function, tmp_path, late=True)
     scene.finish()
 
     assert scene.wake() == []
