@@ -7,7 +7,6 @@ imported, and would not know of a test that puts the clock forward (`common.test
 from __future__ import annotations
 
 import time
-from time import clock_gettime as _clock_gettime
 from typing import Final
 
 _UNBROKEN: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -28,4 +27,4 @@ def unbroken() -> float:
 
     Not moved by a test that puts the other clocks forward: it tells what really passed.
     """
-    return _clock_gettime(_UNBROKEN)
+    return time.clock_gettime(_UNBROKEN)

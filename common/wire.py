@@ -291,8 +291,8 @@ class Beat(Message, omit_defaults=True):
     """An operator has told it to take nothing (`drain`), and may tell it to go on (`resume`)."""
     direct: bool = False
     """It consumes a queue of its own (`Topology.direct_queue`), for tasks that not every worker can run."""
-    asking: bool = False
-    """It could not hear control messages for a while, or not yet, and asks for the `mark`."""
+    asking: Annotated[str, Meta(max_length=64)] = ""
+    """It could not hear control messages for a while, or not yet, and asks for the `mark` with this token."""
     draining: bool = False
     leaving: bool = False
     """The last beat of this worker."""

@@ -37,7 +37,7 @@ class Briefer:
         self._publisher = publisher
         self._topology = topology
         self._flights = flights
-        self._marks: dict[str, int] = {}
+        self._marks: dict[str, tuple[str, int]] = {}
         self._wake = asyncio.Event()
         self._loop = Background("brief", self._run, report)
 
@@ -52,10 +52,10 @@ class Briefer:
         """Answer no more."""
         await self._loop.stop()
 
-    def asked(self, worker: str) -> None:
-        """A beat of this worker asks."""
+    def asked(self, worker: str, token: str) -> None:
+        """A beat of this worker asks with this token."""
         if self._loop.running and (worker in self._marks or len(self._marks) < MOST):
-            self._marks[worker] = self._flights.next_number
+            self._marks[worker] = (token, self._flights.next_number)
             self._wake.set()
 
     async def _run(self) -> None:
@@ -63,10 +63,10 @@ class Briefer:
             await self._wake.wait()
             self._wake.clear()
             marks, self._marks = self._marks, {}
-            await asyncio.gather(*(self._tell(worker, mark) for worker, mark in marks.items()))
+            await asyncio.gather(*(self._tell(worker, token, mark) for worker, (token, mark) in marks.items()))
 
-    async def _tell(self, worker: str, mark: int) -> None:
-        message = Control(ControlVerb.MARK, number=mark)
+    async def _tell(self, worker: str, token: str, mark: int) -> None:
+        message = Control(ControlVerb.MARK, token, number=mark)
         try:
             await self._publisher.publish(
                 self._topology.control_exchange.name, f"worker.{worker}", message, persistent=False

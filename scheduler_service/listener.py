@@ -28,7 +28,7 @@ class Listener:
         connection: the consuming connection.
         topology: the names.
         directory: the live workers.
-        asked: given each worker whose beat asks for the mark, before what it can run is counted on.
+        asked: given each worker whose beat asks for the mark, and its token, before anything is dispatched to it.
         heard: called after each batch of beats.
         progressed: given how far tasks are, by lease.
         answered: given what workers answer to commands.
@@ -41,7 +41,7 @@ class Listener:
         topology: Topology,
         directory: Directory,
         *,
-        asked: Callable[[str], None],
+        asked: Callable[[str, str], None],
         heard: Callable[[], None],
         progressed: Callable[[Mapping[str, Progress]], None],
         answered: Callable[[WorkerAnswer], None],
@@ -89,7 +89,7 @@ class Listener:
                 beat = decode(Beat, delivery.body)
                 self._directory.hear(beat, now)
                 if beat.asking:
-                    self._asked(beat.worker)
+                    self._asked(beat.worker, beat.asking)
                 beats += 1
             except WireError as error:
                 log.warning("a beat cannot be read", extra={"reason": str(error)})

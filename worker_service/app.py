@@ -291,7 +291,7 @@ class Worker:
             paused=self.executor.paused,
             closed=self.executor.closed,
             direct=self.direct.consuming,
-            asking=self.briefing.asking and self.control.consuming,
+            asking=self.briefing.asking if self.control.consuming else "",
         )
 
     def _resized(self) -> None:

@@ -39,7 +39,7 @@ class Condition(Struct, frozen=True):
         paused: an operator has told it to take nothing.
         closed: it takes nothing for the moment.
         direct: it consumes its own queue.
-        asking: it listens to control messages, and has not been told what it may have missed before.
+        asking: the token with which it asks what it may have missed, when it listens by now; else empty.
     """
 
     slots: int
@@ -48,7 +48,7 @@ class Condition(Struct, frozen=True):
     paused: bool
     closed: bool
     direct: bool
-    asking: bool = False
+    asking: str = ""
 
 
 class Beats:

@@ -24,6 +24,7 @@ class Briefing:
         self._mark = math.inf
         self._told = asyncio.Event()
         self._doubted = False
+        self._absences = 0
 
     @property
     def complete(self) -> bool:
@@ -31,20 +32,24 @@ class Briefing:
         return self._told.is_set()
 
     @property
-    def asking(self) -> bool:
-        """Whether the beats are to ask."""
-        return self._doubted or not self.complete
+    def asking(self) -> str:
+        """The token with which the beats are to ask; empty when they need not."""
+        return str(self._absences) if self._doubted or not self.complete else ""
 
     def begin(self) -> None:
         """From now on nothing is known: something may be missed, or was."""
+        self._absences += 1
         self._mark = math.inf
         self._told.clear()
 
-    def tell(self, mark: int) -> None:
-        """The next dispatch has this number.
+    def tell(self, token: str, mark: int) -> None:
+        """The next dispatch has this number, says the answer to the question with this token.
 
-        Numbers grow; a lower one is that of a scheduler whose store was lost or put back, which counts from there.
+        One to an earlier question may have been under way during a pause, and knows nothing of it. Numbers grow; a
+        lower one is that of a scheduler whose store was lost or put back, which counts from there.
         """
+        if token != str(self._absences):
+            return
         self._mark = min(self._mark, mark)
         self._doubted = False
         self._told.set()

@@ -38,7 +38,7 @@ class ControlListener:
         probe: called with the token of each `probe`.
         renew: called with the queue of each `renew`.
         cancel: called with the leases of each `cancel`.
-        mark: called with the number of each `mark`.
+        mark: called with the token and the number of each `mark`.
         listening: called when it has begun to listen; what was said before is not heard.
         command: called with every other message.
         refuse: called with the token of a command that cannot be understood, and the reason.
@@ -51,7 +51,7 @@ class ControlListener:
         probe: Callable[[str], None],
         renew: Callable[[str], None],
         cancel: Callable[[Collection[str]], None],
-        mark: Callable[[int], None],
+        mark: Callable[[str, int], None],
         listening: Callable[[], None],
         command: Callable[[Control], None],
         refuse: Callable[[str, str], None],
@@ -103,7 +103,7 @@ class ControlListener:
         elif message.verb is ControlVerb.CANCEL:
             self._cancel(message.leases)
         elif message.verb is ControlVerb.MARK:
-            self._mark(message.number)
+            self._mark(message.token, message.number)
         else:
             self._command(message)
 

@@ -2,11 +2,12 @@
 
 Whoever stands still hears nothing. What it had been given and had not started may have been cancelled meanwhile, or be
 in another worker's hands; and when it goes on, that lies before the news in every buffer. So before anything is started
-the clock is looked at: a gap much longer than the time between two looks was a pause, and what was given before its end
-is given back instead. The scheduler knows which of it is still to be done, and hands it out again within milliseconds::
+the clock is looked at. A gap much longer than the time between two looks was a pause: what has not started goes back,
+and what comes is started only once the worker has been told what it may have missed (see `briefing`). The scheduler
+knows which of it is still to be done, and hands it out again within milliseconds::
 
-    given ──> pause ──> the first look after it ──> given back: what waits, what the old subscriptions deliver
-                                                └─> subscribed anew: what comes from there was given after it
+    given ──> pause ──> first look ──> given back: what waits here, what runtimes have not begun, what is still read
+                                   └─> asks for the mark, subscribes anew: what is dispatched from the mark on is run
 
 The cause does not matter. A function that keeps the interpreter's lock for as long makes the worker just as deaf.
 """

@@ -20,7 +20,9 @@ async def test_it_takes_nothing_until_it_is_told(broker: Broker, namespace: str)
         running = RunningWorker(worker_settings(broker.url, namespace))
         entering = asyncio.create_task(running.__aenter__())
         try:
-            await scheduler.until(lambda: sum(beat.asking for beat in scheduler.beats) >= 2, what="it asks, and again")
+            await scheduler.until(
+                lambda: sum(bool(beat.asking) for beat in scheduler.beats) >= 2, what="it asks, and again"
+            )
             assert not running.worker.consumers[0].consuming
             assert "no scheduler has said yet" in str(running.worker._deaf())
             scheduler.briefing = True

@@ -269,7 +269,7 @@ MESSAGES: Final[dict[str, Struct]] = {
     ),
     "beat-last": Beat(WORKER, 18, ["default", "email"], 50, [], [], leaving=True),
     "control-probe": Control(ControlVerb.PROBE, "kZ0a1b2c3d4e5f6g"),
-    "control-mark": Control(ControlVerb.MARK, number=4714),
+    "control-mark": Control(ControlVerb.MARK, "2", number=4714),
     "control-renew": Control(ControlVerb.RENEW, queue="email"),
     "beat-of-a-worker-under-load": Beat(
         WORKER,

@@ -199,7 +199,7 @@ class StandInScheduler:
             else:
                 self.beats.append(decode(Beat, delivery.body))
                 if self.beats[-1].asking and self.briefing:
-                    mark = Control(ControlVerb.MARK, number=self.mark)
+                    mark = Control(ControlVerb.MARK, self.beats[-1].asking, number=self.mark)
                     await self.control(f"worker.{self.beats[-1].worker}", mark)
         self._news.set()
 
