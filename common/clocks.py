@@ -7,6 +7,9 @@ imported, and would not know of a test that puts the clock forward (`common.test
 from __future__ import annotations
 
 import time
+from typing import Final
+
+_UNBROKEN: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def wall() -> float:
@@ -17,3 +20,11 @@ def wall() -> float:
 def steady() -> float:
     """Seconds of a clock that is never set."""
     return time.monotonic()
+
+
+def unbroken() -> float:
+    """Seconds of a clock that is never set, and goes on while the machine is suspended where the system has one.
+
+    Not moved by a test that puts the other clocks forward: it tells what really passed.
+    """
+    return time.clock_gettime(_UNBROKEN)

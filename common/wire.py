@@ -87,6 +87,8 @@ class ReturnReason(StrEnum):
     """Its time was over before it could be started here."""
     CANCELLED = "cancelled"
     """It was cancelled: the scheduler knows already."""
+    AWAY = "away"
+    """This worker stood still or was cut off before it started it: it may have been cancelled or given to others."""
 
 
 class Isolation(StrEnum):
@@ -157,6 +159,8 @@ class Bundle(Message):
 
     queue: str
     tasks: list[Assignment]
+    number: int = 0
+    """The lowest number of these dispatches. A scheduler counts them all, in the order in which it decides them."""
 
 
 class ErrorInfo(Struct, omit_defaults=True, gc=False):
@@ -287,6 +291,8 @@ class Beat(Message, omit_defaults=True):
     """An operator has told it to take nothing (`drain`), and may tell it to go on (`resume`)."""
     direct: bool = False
     """It consumes a queue of its own (`Topology.direct_queue`), for tasks that not every worker can run."""
+    asking: Annotated[str, Meta(max_length=64)] = ""
+    """It could not hear control messages for a while, or not yet, and asks for the `mark` with this token."""
     draining: bool = False
     leaving: bool = False
     """The last beat of this worker."""
@@ -312,6 +318,8 @@ class ControlVerb(StrEnum):
     """Send a beat now, with this token and with your functions."""
     CANCEL = "cancel"
     """Stop these leases where they run, and drop them where they wait."""
+    MARK = "mark"
+    """Give back what was dispatched before `number`: you may not have heard what became of it."""
     RENEW = "renew"
     """Subscribe anew to this queue: what was dispatched to it has vanished, so a consumer of it may be deaf."""
     PING = "ping"
@@ -341,6 +349,7 @@ class Control(Message, omit_defaults=True):
     token: str = ""
     queue: str = ""
     leases: list[str] = []
+    number: int = 0
     slots: Annotated[int, Meta(ge=1, le=10_000)] | None = None
     level: Annotated[str, Meta(pattern=r"^(DEBUG|INFO|WARNING|ERROR)\Z")] = ""
 

@@ -33,6 +33,7 @@ from common.topology import Topology
 from common.wire import MAX_PACK_BYTES
 from scheduler_service.answerer import Answerer
 from scheduler_service.auditor import Auditor
+from scheduler_service.briefer import Briefer
 from scheduler_service.canceller import Canceller
 from scheduler_service.collector import Collector
 from scheduler_service.commander import Commander
@@ -257,10 +258,12 @@ class Scheduler:
             rescuer.heard()
             dispatcher.wake()
 
+        briefer = Briefer(publisher, topology, flights, report=service.report)
         listener = Listener(
             consuming,
             topology,
             directory,
+            asked=briefer.asked,
             heard=heard,
             progressed=flights.progress,
             answered=commander.heard,
@@ -298,6 +301,7 @@ class Scheduler:
             listener,
             sender,
             dispatcher,
+            briefer,
             collector,
             rescuer,
             undertaker,

@@ -39,6 +39,9 @@ from scheduler_service.storage.tasks import Placement
 
 log = logging.getLogger(__name__)
 
+LEAP = 1_000_000
+"""The numbers of a new start begin this far above the mark that was stored last, so that none was given before, also to
+a dispatch that was cancelled since: workers go by them (`worker_service.briefing`)."""
 LONGEST_RETRY = 5.0
 """Seconds between two tries at most to claim."""
 IDLE = 0.5
@@ -123,7 +126,7 @@ class Dispatcher:
         outset = await self._store.run(operations.outset, time.time())
         self._take_quotas(outset)
         self._take_backlog(outset)
-        self._flights.start_from(outset.confirmed)
+        self._flights.start_from(outset.confirmed + LEAP)
         unsure = self._adopt(outset, outset.confirmed)
         self._recall(outset.used, unsure)
         if outset.dispatched:

@@ -28,6 +28,7 @@ class Listener:
         connection: the consuming connection.
         topology: the names.
         directory: the live workers.
+        asked: given each worker whose beat asks for the mark, and its token, before anything is dispatched to it.
         heard: called after each batch of beats.
         progressed: given how far tasks are, by lease.
         answered: given what workers answer to commands.
@@ -40,12 +41,14 @@ class Listener:
         topology: Topology,
         directory: Directory,
         *,
+        asked: Callable[[str, str], None],
         heard: Callable[[], None],
         progressed: Callable[[Mapping[str, Progress]], None],
         answered: Callable[[WorkerAnswer], None],
         offer: Callable[[Sequence[str]], Awaitable[None]],
     ) -> None:
         self._directory = directory
+        self._asked = asked
         self._heard = heard
         self._progressed = progressed
         self._answered = answered
@@ -83,7 +86,10 @@ class Listener:
                     self._answered(decode(WorkerAnswer, delivery.body))
                     continue
                 check_type(Beat, delivery.type)
-                self._directory.hear(decode(Beat, delivery.body), now)
+                beat = decode(Beat, delivery.body)
+                self._directory.hear(beat, now)
+                if beat.asking:
+                    self._asked(beat.worker, beat.asking)
                 beats += 1
             except WireError as error:
                 log.warning("a beat cannot be read", extra={"reason": str(error)})

@@ -195,7 +195,7 @@ class Sender:
             await self._ensure(queue)
             exchange, key = self._topology.work_exchange.name, queue
         await reached("dispatcher.before_publish")
-        message = Bundle(queue, [task.assignment for task in bundle])
+        message = Bundle(queue, [task.assignment for task in bundle], min(task.number for task in bundle))
         # What waits in a direct queue ends with it, so writing it to disk would be for nothing.
         await self._publisher.publish(exchange, key, message, priority=bundle[0].priority, persistent=not worker)
         await reached("dispatcher.after_publish")

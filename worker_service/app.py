@@ -9,6 +9,7 @@ since what is drained is still held; the connections are last.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 
@@ -18,14 +19,17 @@ from common.lifecycle import Part, Service
 from common.metrics import new_registry, package_version
 from common.telemetry import Telemetry
 from common.topology import Queue, Topology
+from common.wire import ReturnReason
 from worker_service.acks import Acks
 from worker_service.attempts import Leases
 from worker_service.beats import Beats, Condition
+from worker_service.briefing import Briefing
 from worker_service.commands import Commands
 from worker_service.consumer import BUNDLE_TASKS, WorkConsumer, prefetch_for
 from worker_service.control import ControlListener
 from worker_service.counters import Counters
 from worker_service.dead_letters import DeadLetters
+from worker_service.events import StoodStill
 from worker_service.executor import Executor
 from worker_service.governor import Governor
 from worker_service.handlers import Handler
@@ -35,6 +39,7 @@ from worker_service.lag import LagProbe
 from worker_service.load import LoadWatch
 from worker_service.metrics import WorkerMetrics
 from worker_service.operating import Operating
+from worker_service.pauses import PauseDetector, PauseWatch
 from worker_service.replier import Replier
 from worker_service.reporter import Reporter
 from worker_service.results import Limits
@@ -52,6 +57,9 @@ from worker_service.watchdog import Watchdog
 
 _AFTER_DRAIN = 10.0
 """Seconds beyond `drain_timeout` in which what has ended is still replied."""
+
+
+_log = logging.getLogger(__name__)
 
 
 class Surrounding:
@@ -112,20 +120,28 @@ class Worker:
         self.reporter = Reporter(self.id, self._publisher(publishing), topology.beat_exchange.name)
         self.submitter = Submitter(self._publisher(publishing), topology.submit_exchange.name, publishing.user)
         self._surroundings = Surrounding(self.reporter, self.submitter)
-        self.coroutines = CoroutineRuntime(self._limits, self._finished, self._surroundings, new_loop)
-        self.threads = ThreadRuntime(self._threads(able, apart), self._limits, self._finished, self._surroundings)
+        self.briefing = Briefing()
+        self.pauses = PauseDetector(self._woken)
+        consuming.on_lost(self._cut_off)
+        missed = self.pauses.missed
+        self.coroutines = CoroutineRuntime(self._limits, self._finished, missed, self._surroundings, new_loop)
+        self.threads = ThreadRuntime(
+            self._threads(able, apart), self._limits, self._finished, missed, self._surroundings
+        )
         in_processes = any(handler.in_process for handler in able.values())
         process_slots = settings.processes or os.cpu_count() or 1
         children = ChildRuntime(
             Keeper(self._start_forker, "suspects"),
             self._start_forker,
             self._finished,
+            missed,
             self._surroundings,
             self.service.report,
         )
         self.processes = ProcessRuntime(
             Keeper(self._start_forker, "processes"),
             self._finished,
+            missed,
             children.run,
             self._surroundings,
             recycle_after=settings.process_tasks,
@@ -141,6 +157,7 @@ class Worker:
             children=children if apart else self.threads,
             answer=self.replier.answer,
             announce=lambda: self.beats.announce(),
+            look=self.pauses.look,
             slots=settings.slots,
             process_slots=process_slots,
             patience=settings.queue_patience,
@@ -208,6 +225,8 @@ class Worker:
             self.beats.probe,
             self._renew,
             self.executor.cancel,
+            self.briefing.tell,
+            self._listening,
             self.commands.take,
             self.commands.refuse,
         )
@@ -227,7 +246,18 @@ class Worker:
         service.on_draining(self.beats.mark_draining)
         started: list[Part] = [*self._connections, self.replier, self.dead_letters, self.reporter, self.submitter]
         lag = LagProbe(self.coroutines, self._settings.loop_blocked_after, self.telemetry)
-        started += [self.executor, self.holder, lag, self.load, self.watchdog, self.beats, self.commands, self.control]
+        pauses = PauseWatch(self.pauses, self.service.report)
+        started += [
+            self.executor,
+            pauses,
+            self.holder,
+            lag,
+            self.load,
+            self.watchdog,
+            self.beats,
+            self.commands,
+            self.control,
+        ]
         started += [self.direct, *self.consumers]
         if self.health is not None:
             service.on_draining(self.health.mark_draining)
@@ -244,6 +274,8 @@ class Worker:
             queue,
             slots=self._settings.slots,
             leases=self.leases,
+            ready=self.briefing.wait,
+            precedes=self.briefing.precedes,
             congested=self._congested,
             accept=self.executor.accept,
             answer=self.replier.answer,
@@ -259,6 +291,7 @@ class Worker:
             paused=self.executor.paused,
             closed=self.executor.closed,
             direct=self.direct.consuming,
+            asking=self.briefing.asking if self.control.consuming else "",
         )
 
     def _resized(self) -> None:
@@ -268,6 +301,27 @@ class Worker:
         self.executor.resize(slots)
         for consumer in (*self.consumers, self.direct):
             consumer.resize(slots)
+        self.beats.changed()
+
+    def _woken(self, seconds: float) -> None:
+        """It stood still: what became of what it was given is still to be heard, if it is not lost."""
+        _log.warning("this worker stood still, what it had not started goes back", extra={"seconds": round(seconds, 1)})
+        self.telemetry.emit(StoodStill(seconds))
+        self.executor.give_back(ReturnReason.AWAY)
+        self.briefing.begin()
+        for consumer in (*self.consumers, self.direct):
+            consumer.renew()
+        self.beats.changed()
+
+    def _cut_off(self) -> None:
+        """What workers are told from now on is not heard here."""
+        self.pauses.away()
+        self.executor.give_back(ReturnReason.AWAY)
+        self.briefing.begin()
+
+    def _listening(self) -> None:
+        """What was said before this moment was not heard, what is said from now on is."""
+        self._cut_off()
         self.beats.changed()
 
     def _finished(self, done: Sequence[Done]) -> None:
@@ -350,6 +404,8 @@ class Worker:
     def _deaf(self) -> str | None:
         if self.executor.paused:
             return None  # as it was told
+        if not self.briefing.complete:
+            return "no scheduler has said yet what was dispatched before this worker could hear"
         deaf = [consumer.name for consumer in (*self.consumers, self.direct) if not consumer.consuming]
         return f"not consuming {', '.join(deaf)}" if deaf else None
 

@@ -30,14 +30,16 @@ class DeliveredBundle:
         queue: the queue it came from.
     Attributes:
         open: how much in it has not been answered.
+        number: the lowest number of its dispatches.
     """
 
-    __slots__ = ("delivery", "open", "queue")
+    __slots__ = ("delivery", "number", "open", "queue")
 
     def __init__(self, delivery: Settleable, queue: str) -> None:
         self.delivery = delivery
         self.queue = queue
         self.open = 0
+        self.number = 0
 
 
 class Attempt:

@@ -39,6 +39,7 @@ class Condition(Struct, frozen=True):
         paused: an operator has told it to take nothing.
         closed: it takes nothing for the moment.
         direct: it consumes its own queue.
+        asking: the token with which it asks what it may have missed, when it listens by now; else empty.
     """
 
     slots: int
@@ -47,6 +48,7 @@ class Condition(Struct, frozen=True):
     paused: bool
     closed: bool
     direct: bool
+    asking: str = ""
 
 
 class Beats:
@@ -188,6 +190,7 @@ class Beats:
             load=condition.load,
             paused=condition.paused,
             direct=condition.direct,
+            asking=condition.asking,
             draining=self._draining or condition.closed,
             leaving=leaving,
             probe=self._probe,

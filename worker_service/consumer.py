@@ -3,7 +3,8 @@
 A redelivered message is never run. The broker had given it to somebody before, who may have died of it or may still be
 running it; its leases go back and the scheduler, which hears every worker's beats, decides. A lease that this worker
 holds, or answered not long ago, is a second copy (the scheduler publishes again what it does not know to be confirmed)
-and is not run either. What cannot be decoded goes to the dead-letter exchange, task by task where that is possible.
+and is not run either. Neither is what was dispatched before this worker could hear (see `briefing`). What cannot be
+decoded goes to the dead-letter exchange, task by task where that is possible.
 
 The prefetch counts bundles, and is the number of slots (but 2 at least). A bundle of long tasks holds one task, so the
 broker hands over as many as can run, the next one waits in the queue for the first free slot of *any* worker, and none
@@ -16,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -47,6 +48,7 @@ class RawBundle(Struct):
 
     queue: str
     tasks: list[Raw]
+    number: int = 0
 
 
 class LeaseOnly(Struct):
@@ -71,6 +73,8 @@ class WorkConsumer:
         queue: the work queue behind it, declared when it is missing and the broker's permissions allow it.
         slots: how many tasks this worker runs at a time.
         leases: where the accepted leases are listed.
+        ready: awaited before each subscription.
+        precedes: whether a dispatch, by its number, was before this worker could hear.
         congested: whether so many outcomes are unanswered that nothing more may be taken now.
         accept: takes the attempts.
         answer: takes the outcomes of what is not run.
@@ -86,6 +90,8 @@ class WorkConsumer:
         *,
         slots: int,
         leases: Leases,
+        ready: Callable[[], Awaitable[None]],
+        precedes: Callable[[int], bool],
         congested: Callable[[], bool],
         accept: Callable[[Sequence[Attempt]], None],
         answer: Answer,
@@ -95,12 +101,15 @@ class WorkConsumer:
         self.name = queue.name if name is None else name
         self._fixed_name = name
         self._leases = leases
+        self._precedes = precedes
         self._congested = congested
         self._accept = accept
         self._answer = answer
         self._bury = bury
         self._telemetry = telemetry
-        self._consumer = Consumer(connection, queue, self._arrived, prefetch=prefetch_for(slots), declare=True)
+        self._consumer = Consumer(
+            connection, queue, self._arrived, prefetch=prefetch_for(slots), declare=True, when=ready
+        )
         self._backlog: deque[Delivery] = deque()
         self._settling: set[asyncio.Task[Any]] = set()
 
@@ -175,7 +184,10 @@ class WorkConsumer:
             if len(fresh) < len(attempts):
                 _log.info("second copies of leases are not run", extra={"count": len(attempts) - len(fresh)})
             bundle.open += len(fresh)
-            self._accept(fresh)
+            if self._precedes(bundle.number):
+                self._answer([(each, returned(each.assignment, ReturnReason.AWAY)) for each in fresh])
+            else:
+                self._accept(fresh)
         if not bundle.open:
             self._soon(bundle.delivery.ack())
 
@@ -189,6 +201,7 @@ class WorkConsumer:
         if len(delivery.body) > MAX_BUNDLE_BYTES:
             raise WireError(f"the bundle has {len(delivery.body)} bytes, more than {MAX_BUNDLE_BYTES}")
         message = decode(Bundle, delivery.body)
+        bundle.number = message.number
         if self._fixed_name is None:
             bundle.queue = message.queue
         return message.tasks
@@ -203,6 +216,7 @@ class WorkConsumer:
         except WireError as error:
             self._give_up(bundle, delivery.body, delivery.type, str(error))
             return []
+        bundle.number = message.number
         if self._fixed_name is None:
             bundle.queue = message.queue
         good: list[Assignment] = []

@@ -17,7 +17,7 @@ from common.wire import Control, ControlVerb, check_type, decode
 LOOK = 10.0
 """Seconds between two looks at the queue's bindings: they are gone when somebody deletes the exchange."""
 
-_HERE: Final = frozenset({ControlVerb.PROBE, ControlVerb.RENEW, ControlVerb.CANCEL})
+_HERE: Final = frozenset({ControlVerb.PROBE, ControlVerb.RENEW, ControlVerb.CANCEL, ControlVerb.MARK})
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +38,8 @@ class ControlListener:
         probe: called with the token of each `probe`.
         renew: called with the queue of each `renew`.
         cancel: called with the leases of each `cancel`.
+        mark: called with the token and the number of each `mark`.
+        listening: called when it has begun to listen; what was said before is not heard.
         command: called with every other message.
         refuse: called with the token of a command that cannot be understood, and the reason.
     """
@@ -49,6 +51,8 @@ class ControlListener:
         probe: Callable[[str], None],
         renew: Callable[[str], None],
         cancel: Callable[[Collection[str]], None],
+        mark: Callable[[str, int], None],
+        listening: Callable[[], None],
         command: Callable[[Control], None],
         refuse: Callable[[str, str], None],
     ) -> None:
@@ -56,8 +60,9 @@ class ControlListener:
         self._refuse = refuse
         self._probe = probe
         self._cancel = cancel
+        self._mark = mark
         self._renew = renew
-        self._consumer = Consumer(connection, queue, self._arrived, prefetch=0, no_ack=True)
+        self._consumer = Consumer(connection, queue, self._arrived, prefetch=0, no_ack=True, on_consuming=listening)
         self._looks = Periodic("control queue", LOOK, self._look)
 
     @property
@@ -97,6 +102,8 @@ class ControlListener:
             self._renew(message.queue)
         elif message.verb is ControlVerb.CANCEL:
             self._cancel(message.leases)
+        elif message.verb is ControlVerb.MARK:
+            self._mark(message.token, message.number)
         else:
             self._command(message)
 

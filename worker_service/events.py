@@ -104,6 +104,12 @@ class ProcessEnded(Struct, frozen=True, gc=False):
     reason: str
 
 
+class StoodStill(Struct, frozen=True, gc=False):
+    """This worker stood still for so long, or was kept from hearing anything."""
+
+    seconds: float
+
+
 class SlotsChanged(Struct, frozen=True, gc=False):
     """The worker takes fewer tasks at a time because of its load, or more again.
 

@@ -50,6 +50,7 @@ class Executor:
         coroutines, threads, processes, children: the runtimes.
         answer: takes the outcomes.
         announce: sends a beat and waits for its confirm.
+        look: notices a pause of this worker; called before anything is started, and may `give_back` meanwhile.
         slots: how many attempts run at a time.
         process_slots: how many of them in processes.
         patience: seconds that an attempt waits for a slot.
@@ -70,6 +71,7 @@ class Executor:
         children: Runtime,
         answer: Callable[[Sequence[Done]], None],
         announce: Callable[[], Awaitable[None]],
+        look: Callable[[], None],
         slots: int,
         process_slots: int,
         patience: float,
@@ -86,6 +88,7 @@ class Executor:
         self._children = children
         self._answer = answer
         self._announce = announce
+        self._look = look
         self._announcing: asyncio.Task[None] | None = None
         self._slots = slots
         self._process_slots = process_slots
@@ -160,6 +163,10 @@ class Executor:
         """Give back what has not started, and what comes from now on."""
         self._paused = True
         self._return_all(ReturnReason.DRAIN)
+
+    def give_back(self, reason: ReturnReason) -> None:
+        """Give back what has not started; what comes from now on is run."""
+        self._return_all(reason)
 
     def resume(self) -> None:
         """Run again what comes."""
@@ -262,6 +269,7 @@ class Executor:
 
     def _start(self) -> None:
         """Fill the free slots."""
+        self._look()
         if self._alone is not None:
             self._start_alone(self._alone)
             return
@@ -298,6 +306,7 @@ class Executor:
             _log.exception("a suspect could not be announced", extra={"task_id": attempt.assignment.id})
         finally:
             self._announcing = None
+        self._look()
         if attempt is self._alone:
             self._start_many([attempt])
 

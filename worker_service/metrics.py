@@ -20,6 +20,7 @@ from worker_service.events import (
     SlotsChanged,
     Slow,
     Started,
+    StoodStill,
     Undecodable,
 )
 
@@ -68,6 +69,7 @@ class WorkerMetrics:
         self._ended = _counter(registry, "process_ends", "Processes of the pool that ended.", "reason")
         self._slow = _counter(registry, "slow", "Tasks that ran far beyond their function's usual time.", "task")
         self._lowered = _counter(registry, "slots_lowered", "Times that load made the worker take fewer tasks.")
+        self._standstills = _counter(registry, "standstills", "Times that the worker stood still or heard nothing.")
         self._run = FastHistogram(
             "warren_worker_run_seconds", "Run time of a task.", ("queue", "task"), LONG_SECONDS, registry
         )
@@ -107,6 +109,7 @@ class WorkerMetrics:
         telemetry.on(Undecodable, lambda event: self._undecodable.labels(event.queue).inc())
         telemetry.on(GivenUp, lambda event: self._given_up.labels(event.queue).inc())
         telemetry.on(LoopBlocked, lambda event: self._blocked.labels(self._task(event.task)).inc())
+        telemetry.on(StoodStill, lambda event: self._standstills.inc())
         telemetry.on(ProcessEnded, lambda event: self._ended.labels(event.reason).inc())
         telemetry.on(Slow, lambda event: self._slow.labels(self._task(event.task)).inc())
         telemetry.on(SlotsChanged, lambda event: self._lowered.inc(event.now < event.before))

@@ -62,6 +62,7 @@ class Connection:
         self._connect_timeout = connect_timeout
         self._telemetry = telemetry
         self._callbacks: list[Callable[[], Awaitable[None]]] = []
+        self._lost_callbacks: list[Callable[[], None]] = []
         self._raw: AbstractConnection | None = None
         self._ready = asyncio.Event()
         self._lost = asyncio.Event()
@@ -96,6 +97,10 @@ class Connection:
     def on_connected(self, callback: Callable[[], Awaitable[None]]) -> None:
         """Run `callback` after each connect, in order of registration, before the connection is ready."""
         self._callbacks.append(callback)
+
+    def on_lost(self, callback: Callable[[], None]) -> None:
+        """Call `callback` after each loss, in order of registration, before the next try to connect."""
+        self._lost_callbacks.append(callback)
 
     async def start(self) -> None:
         """Start the supervisor; returns at once. Await `ready` for the connection."""
@@ -176,6 +181,8 @@ class Connection:
             self._ready.clear()
             self._telemetry.emit(BrokerLost(self.label, self._lost_reason))
             log.warning("lost the broker connection", extra={"connection": self.name, "reason": self._lost_reason})
+            for callback in self._lost_callbacks:
+                callback()
             await self._close()
             # A connection that is lost at once each time is as good as none, and must not be tried without a rest.
             failures = 0 if time.monotonic() - connected_at > STEADY else failures + 1

@@ -40,6 +40,8 @@ class Consumer:
         prefetch: unsettled messages at a time; 0 is no limit.
         declare: declare and bind the queue when it is missing; when the broker refuses that (403), wait for it.
         no_ack: messages count as settled when they are sent.
+        when: awaited before each subscription.
+        on_consuming: called after each subscription.
     """
 
     def __init__(
@@ -51,7 +53,11 @@ class Consumer:
         prefetch: int,
         declare: bool = False,
         no_ack: bool = False,
+        when: Callable[[], Awaitable[None]] | None = None,
+        on_consuming: Callable[[], None] | None = None,
     ) -> None:
+        self._when = when
+        self._on_consuming = on_consuming
         self._connection = connection
         self._next_queue = queue if callable(queue) else lambda: queue
         self._queue = self._next_queue()
@@ -124,6 +130,8 @@ class Consumer:
         failures = 0
         while True:
             await self._connection.ready()
+            if self._when is not None:
+                await self._when()
             prefetch = self._prefetch
             try:
                 subscription = await self._subscribe()
@@ -140,6 +148,8 @@ class Consumer:
                 continue
             failures = 0
             self._subscription = subscription
+            if self._on_consuming is not None:
+                self._on_consuming()
             if prefetch != self._prefetch:
                 await subscription.cancel()
             await subscription.ended.wait()

@@ -100,6 +100,11 @@ class Flights:
         """Number dispatches from the one after `number`."""
         self._number = max(self._number, number)
 
+    @property
+    def next_number(self) -> int:
+        """The number of the next dispatch."""
+        return self._number + 1
+
     def share_by(
         self, weigh: Callable[[str], float], runnable: Callable[[str, float], int], keyed: Callable[[str], bool]
     ) -> None:

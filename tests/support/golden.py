@@ -115,8 +115,11 @@ MESSAGES: Final[dict[str, Struct]] = {
             Assignment(ADD, "add", LEASES[0], 1, Raw(b"[2,3]")),
             Assignment(MAIL, "mail.send", LEASES[1], 2, Raw(b"[]"), Raw(b'{"to":"anna@example.org"}')),
         ],
+        4711,
     ),
-    "bundle-of-a-suspect": Bundle("default", [Assignment(CRASH, "crash", LEASES[2], 3, isolation=Isolation.ALONE)]),
+    "bundle-of-a-suspect": Bundle(
+        "default", [Assignment(CRASH, "crash", LEASES[2], 3, isolation=Isolation.ALONE)], 4713
+    ),
     "reply": Reply(
         WORKER,
         [
@@ -266,6 +269,7 @@ MESSAGES: Final[dict[str, Struct]] = {
     ),
     "beat-last": Beat(WORKER, 18, ["default", "email"], 50, [], [], leaving=True),
     "control-probe": Control(ControlVerb.PROBE, "kZ0a1b2c3d4e5f6g"),
+    "control-mark": Control(ControlVerb.MARK, "2", number=4714),
     "control-renew": Control(ControlVerb.RENEW, queue="email"),
     "beat-of-a-worker-under-load": Beat(
         WORKER,

@@ -81,6 +81,9 @@ class StandInScheduler:
         self.reports: list[tuple[float, ProgressReport]] = []
         """Reports of progress, with the time of their arrival (`time.monotonic`)."""
         self.dead: list[Delivery] = []
+        self.briefing = True
+        """Workers that ask are told the mark."""
+        self.mark = 0
         self._news = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -101,9 +104,11 @@ class StandInScheduler:
             await consumer.stop()
         await self.connection.stop()
 
-    async def send(self, *assignments: Assignment, queue: str = "default", priority: int | None = None) -> None:
-        """Publish one bundle."""
-        await self.send_raw(msgspec.json.encode(Bundle(queue, list(assignments))), queue=queue)
+    async def send(
+        self, *assignments: Assignment, queue: str = "default", priority: int | None = None, number: int = 0
+    ) -> None:
+        """Publish one bundle; `number` is that of its dispatches."""
+        await self.send_raw(msgspec.json.encode(Bundle(queue, list(assignments), number)), queue=queue)
 
     async def send_raw(self, body: bytes, *, queue: str = "default", type: str | None = "warren.bundle.v1") -> None:  # noqa: A002
         """Publish anything into a work queue, again until it is confirmed."""
@@ -193,6 +198,9 @@ class StandInScheduler:
                 self.answers.setdefault(answer.token, []).append(answer)
             else:
                 self.beats.append(decode(Beat, delivery.body))
+                if self.beats[-1].asking and self.briefing:
+                    mark = Control(ControlVerb.MARK, self.beats[-1].asking, number=self.mark)
+                    await self.control(f"worker.{self.beats[-1].worker}", mark)
         self._news.set()
 
 

@@ -40,6 +40,24 @@ def square_in_thread(key: int, seconds: float = 0.0) -> int:
 
 
 @task
+async def square_or_stop(key: int, marker: str = "", padding: str = "") -> int:
+    """Square `key`; the first one that is given this `marker` has its whole process stand still there."""
+    record(key)
+    _stop(marker)
+    record(key, "end")
+    return key * key
+
+
+@task
+def square_or_stop_in_thread(key: int, marker: str = "", padding: str = "") -> int:
+    """The same as a plain function."""
+    record(key)
+    _stop(marker)
+    record(key, "end")
+    return key * key
+
+
+@task
 async def moment() -> float:
     """When it was started, seconds since the epoch."""
     return time.time()
@@ -120,6 +138,16 @@ async def kill_worker(key: int) -> None:
         pid = _parent(pid)
     os.kill(pid, signal.SIGKILL)
     await asyncio.sleep(60)
+
+
+def _stop(marker: str) -> None:
+    if not marker:
+        return
+    try:
+        Path(marker).touch(exist_ok=False)
+    except FileExistsError:
+        return
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def _exists(path: str) -> bool:

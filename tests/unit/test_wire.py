@@ -108,9 +108,10 @@ def test_the_words_of_the_enumerations_are_pinned() -> None:
         "undecodable",
         "expired",
         "cancelled",
+        "away",
     ]
     assert [*ControlVerb] == [
-        *("probe", "cancel", "renew"),
+        *("probe", "cancel", "mark", "renew"),
         *("ping", "stats", "stacks", "drain", "resume", "slots", "shutdown", "log-level"),
     ]
     assert [*Scope] == ["queue", "task", "key"]

@@ -1,7 +1,7 @@
 """Slots, patience, suspects and drain, with runtimes that do nothing by themselves."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -80,6 +80,7 @@ class Bench:
             children=self.children,
             answer=self._answer,
             announce=self._announce,
+            look=lambda: self.look(),
             slots=slots,
             process_slots=1,
             patience=patience,
@@ -91,6 +92,7 @@ class Bench:
         )
         self._number = 0
         self.announced = 0
+        self.look: Callable[[], None] = lambda: None
 
     async def _announce(self) -> None:
         self.announced += 1
@@ -389,3 +391,40 @@ async def test_what_may_not_start_any_more_goes_back() -> None:
     bench.end(blocker)
     await until(lambda: bench.coroutines.running == [blocker, in_time])
     assert bench.reasons() == [ReturnReason.EXPIRED]
+
+
+async def test_what_waits_behind_a_pause_goes_back_and_is_not_started() -> None:
+    bench = Bench(slots=1, patience=60.0)
+    (runs,) = bench.arrive("on_loop")
+    bench.arrive("on_loop", "in_process")
+
+    def woken() -> None:
+        bench.look = lambda: None
+        bench.executor.give_back(ReturnReason.AWAY)
+
+    bench.look = woken
+    bench.end(runs)
+    assert bench.reasons() == [ReturnReason.AWAY] * 2
+    assert bench.coroutines.running == [runs]
+    assert bench.executor.waiting == 0
+    (later,) = bench.arrive("on_loop")
+    assert bench.coroutines.running == [runs, later]
+
+
+async def test_what_arrives_first_after_a_pause_was_given_before_it() -> None:
+    bench = Bench()
+    bench.look = lambda: bench.executor.give_back(ReturnReason.AWAY)
+    bench.arrive("on_loop", "in_thread")
+    assert bench.reasons() == [ReturnReason.AWAY] * 2
+    assert bench.coroutines.running == bench.threads.running == []
+
+
+async def test_a_suspect_is_not_started_alone_behind_a_pause() -> None:
+    bench = Bench()
+    (suspect,) = bench.arrive("on_loop", isolation=Isolation.ALONE)
+    bench.look = lambda: bench.executor.give_back(ReturnReason.AWAY)
+    await until(lambda: bench.reasons() == [ReturnReason.AWAY])
+    assert bench.announced == 1
+    assert bench.children.running == []
+    assert not bench.executor.closed
+    assert suspect not in bench.executor.running_attempts()

@@ -11,6 +11,8 @@ from worker_service.attempts import Attempt
 Done = tuple[Attempt, Outcome]
 Finished = Callable[[Sequence[Done]], None]
 """Told, in the main event loop, which attempts have ended and how."""
+Missed = Callable[[float], bool]
+"""Whether what was given to a runtime at this moment has a pause behind it, so that it must not be begun any more."""
 
 
 class Runtime(Protocol):
@@ -41,4 +43,4 @@ class Runtime(Protocol):
         """Abandon what still runs; `Finished` hears nothing more."""
 
 
-__all__ = ["Done", "Finished", "Runtime"]
+__all__ = ["Done", "Finished", "Missed", "Runtime"]

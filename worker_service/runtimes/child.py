@@ -16,9 +16,10 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from common.background import Report
 from common.context import Surroundings, TaskContext
-from common.wire import Outcome
+from common.wire import Outcome, ReturnReason
 from worker_service.attempts import Attempt
-from worker_service.runtimes import Finished
+from worker_service.results import returned
+from worker_service.runtimes import Finished, Missed
 from worker_service.runtimes.forker import Forker, ZygoteDied
 from worker_service.runtimes.keeper import Keeper
 from worker_service.runtimes.process import Process, crashed, stacks_of
@@ -33,6 +34,7 @@ class ChildRuntime:
         zygote: what the children are forked from, their own.
         start_forker: starts another one, for what has to run apart from the other suspects.
         finished: told of what has ended.
+        missed: tells what must not be begun any more.
         surroundings: what is done for the tasks.
         report: told of a crash of this code itself.
     """
@@ -42,12 +44,14 @@ class ChildRuntime:
         zygote: Keeper,
         start_forker: Callable[[], Awaitable[Forker]],
         finished: Finished,
+        missed: Missed,
         surroundings: Surroundings,
         report: Report | None = None,
     ) -> None:
         self._zygote = zygote
         self._start_forker = start_forker
         self._finished = finished
+        self._missed = missed
         self._surroundings = surroundings
         self._report = report
         self._processes: dict[Attempt, Process] = {}
@@ -109,6 +113,9 @@ class ChildRuntime:
 
     async def _run(self, forker: Forker, attempt: Attempt) -> Outcome:
         process = await forker.fork()
+        if self._missed(attempt.started):
+            process.close()
+            return returned(attempt.assignment, ReturnReason.AWAY)
         self._processes[attempt] = process
         try:
             if attempt.context.cancelled:

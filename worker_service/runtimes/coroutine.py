@@ -23,7 +23,7 @@ from worker_service.attempts import Attempt
 from worker_service.interrupts import CoroutineInterrupt
 from worker_service.pipeline import run_coroutine
 from worker_service.results import Limits, returned
-from worker_service.runtimes import Finished
+from worker_service.runtimes import Finished, Missed
 from worker_service.runtimes.awaits import task_lines
 from worker_service.runtimes.handover import Handover
 from worker_service.runtimes.limits import deadline
@@ -53,6 +53,7 @@ class CoroutineRuntime:
     Args:
         limits: bounds on arguments and results.
         finished: told of what has ended, in the loop that called `start`.
+        missed: tells what must not be begun any more.
         surroundings: what is done for the tasks.
         new_loop: makes the event loop; by default uvloop's where it is installed.
     """
@@ -61,12 +62,14 @@ class CoroutineRuntime:
         self,
         limits: Limits,
         finished: Finished,
+        missed: Missed,
         surroundings: Surroundings,
         new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
     ) -> None:
         self._new_loop = new_loop
         self._limits = limits
         self._finished = finished
+        self._missed = missed
         self._surroundings = surroundings
         self._tasks: dict[Attempt, asyncio.Task[None]] = {}
         self._interrupts: dict[Attempt, CoroutineInterrupt] = {}
@@ -168,6 +171,10 @@ class CoroutineRuntime:
         if attempt.context.cancelled:  # while the loop was blocked
             del self._tasks[attempt]
             self._handover.put(attempt, returned(attempt.assignment, ReturnReason.CANCELLED))
+            return
+        if self._missed(attempt.started):
+            del self._tasks[attempt]
+            self._handover.put(attempt, returned(attempt.assignment, ReturnReason.AWAY))
             return
         interrupt: CoroutineInterrupt | None = None
         if attempt.policy is not None:

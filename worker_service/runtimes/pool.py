@@ -17,10 +17,11 @@ from collections.abc import Callable, Sequence
 from common.background import Report
 from common.context import Surroundings, TaskContext
 from common.telemetry import Telemetry
-from common.wire import Outcome
+from common.wire import Outcome, ReturnReason
 from worker_service.attempts import Attempt
 from worker_service.events import ProcessEnded
-from worker_service.runtimes import Finished
+from worker_service.results import returned
+from worker_service.runtimes import Finished, Missed
 from worker_service.runtimes.forker import ZygoteDied
 from worker_service.runtimes.keeper import Keeper
 from worker_service.runtimes.process import Process, stacks_of
@@ -34,6 +35,7 @@ class ProcessRuntime:
     Args:
         zygote: what its processes are forked from, its own.
         finished: told of what has ended.
+        missed: tells what must not be begun any more.
         apart: runs attempts as suspects.
         surroundings: what is done for the tasks.
         recycle_after: how many attempts one process runs.
@@ -46,6 +48,7 @@ class ProcessRuntime:
         self,
         zygote: Keeper,
         finished: Finished,
+        missed: Missed,
         apart: Callable[[Sequence[Attempt]], None],
         surroundings: Surroundings,
         *,
@@ -56,6 +59,7 @@ class ProcessRuntime:
     ) -> None:
         self._zygote = zygote
         self._finished = finished
+        self._missed = missed
         self._apart = apart
         self._surroundings = surroundings
         self._recycle_after = recycle_after
@@ -129,6 +133,9 @@ class ProcessRuntime:
 
     async def _run(self, attempt: Attempt) -> Outcome:
         process = await self._free()
+        if self._missed(attempt.started):
+            self._idle.append(process)
+            return returned(attempt.assignment, ReturnReason.AWAY)
         self._busy[attempt] = process
         ran = False
         try:

@@ -27,7 +27,7 @@ from worker_service.attempts import Attempt
 from worker_service.interrupts import ThreadInterrupt
 from worker_service.pipeline import run_plain
 from worker_service.results import Limits, returned
-from worker_service.runtimes import Finished
+from worker_service.runtimes import Finished, Missed
 from worker_service.runtimes.awaits import frame_lines, thread_frames
 from worker_service.runtimes.handover import Handover
 from worker_service.runtimes.limits import deadline, interruptible
@@ -43,15 +43,19 @@ class ThreadRuntime:
         size: how many threads; attempts beyond wait in their order.
         limits: bounds on arguments and results.
         finished: told of what has ended, in the loop that called `start`.
+        missed: tells what must not be begun any more.
         surroundings: what is done for the tasks.
     """
 
-    def __init__(self, size: int, limits: Limits, finished: Finished, surroundings: Surroundings) -> None:
+    def __init__(
+        self, size: int, limits: Limits, finished: Finished, missed: Missed, surroundings: Surroundings
+    ) -> None:
         self._size = size
         self._surroundings = surroundings
         self._interrupts: dict[Attempt, ThreadInterrupt] = {}
         self._limits = limits
         self._finished = finished
+        self._missed = missed
         self._threads: list[threading.Thread] = []
         self._tasks: deque[Attempt] = deque()
         self._wake: SimpleQueue[bool] = SimpleQueue()
@@ -148,7 +152,9 @@ class ThreadRuntime:
                 self._serving[me] = attempt
                 # A context of its own for each task: a variable that one sets must not reach the next.
                 own = contextvars.Context()
-                if attempt.policy is None:
+                if attempt.policy is None and self._missed(attempt.started):
+                    self._handover.put(attempt, returned(attempt.assignment, ReturnReason.AWAY))
+                elif attempt.policy is None:
                     self._handover.put(attempt, own.run(run_plain, attempt.context, attempt.handler, self._limits))
                 elif not own.run(self._run_limited, attempt):
                     self._serving.pop(me, None)
@@ -170,6 +176,8 @@ class ThreadRuntime:
         stays = True
         if attempt.context.cancelled:
             outcome = returned(attempt.assignment, ReturnReason.CANCELLED)  # before it could start
+        elif self._missed(attempt.started):
+            outcome = returned(attempt.assignment, ReturnReason.AWAY)
         else:
             attempt.context.deadline = deadline(attempt.policy)
             interrupt = self._interrupts.get(attempt)

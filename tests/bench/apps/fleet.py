@@ -103,7 +103,7 @@ class Fleet:
         )
         nothing: Any = lambda *_: None  # noqa: E731
         queue = self._topology.control_queue(worker)
-        control = ControlListener(consuming, queue, beats.probe, nothing, nothing, nothing, nothing)
+        control = ControlListener(consuming, queue, beats.probe, nothing, nothing, nothing, nothing, nothing, nothing)
         for part in (control, beats):
             await part.start()
         self.beats.append(beats)
