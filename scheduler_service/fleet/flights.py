@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import ceil
 
 from msgspec import Struct
 
@@ -14,8 +15,9 @@ from common.wire import Isolation
 from scheduler_service.fleet.directory import Directory, Worker, is_serving
 from scheduler_service.fleet.lanes import Lane
 from scheduler_service.fleet.quotas import UNLIMITED
+from scheduler_service.fleet.places import Claim, hand_out
 from scheduler_service.fleet.rates import SLOT, CompletionRate, PathTime, RunTimes
-from scheduler_service.fleet.shares import NOTHING, Group, Share, Shares
+from scheduler_service.fleet.shares import Group, Shares
 from scheduler_service.fleet.window import Window, keyed_horizon, window
 from scheduler_service.storage.claims import ClaimedTask
 from scheduler_service.storage.tasks import Placement
@@ -25,6 +27,9 @@ FUNCTIONS = 10_000
 
 LANES = 20_000
 """Lanes that are remembered, so that the flights of one lane share it."""
+SHORTEST = 1e-6
+"""Seconds that a task counts for at least, until it is over."""
+_EPSILON = 1e-9
 
 
 class Flight(Struct, gc=False):
@@ -87,7 +92,7 @@ class Flights:
         self._out: dict[str, int] = defaultdict(int)
         self._rates: dict[str, CompletionRate] = defaultdict(CompletionRate)
         self._paths: dict[str, PathTime] = defaultdict(PathTime)
-        self._due: dict[str, int] = {}
+        self._straight: dict[str, int] = {}
         self._runs: dict[str, RunTimes] = {}
         self._names: dict[str, str] = {}
         self._number = 0
@@ -145,22 +150,23 @@ class Flights:
         groups = self._groups(queues)
         sharing = {queue for group in groups for queue in group.queues}.union(queues)
         if len(sharing) == 1:
-            shares = {queue: self._undivided(groups) for queue in sharing}
+            (queue,) = sharing
+            window = self._window(queue, self._undivided(groups), groups, now)
+            self._straight[queue] = window.tasks - window.lead
+            return {queue: 0 if queue in self.paused else max(0, window.tasks - self._out.get(queue, 0))}
+        demands = {queue: self._demand(queue, groups, now) for queue in sharing}
+        if asking:
+            demands |= {queue: demands[queue] + asking for queue in queues}
+            shares = self._shares.peek(groups, demands)
         else:
-            demands = {queue: self._demand(queue, groups, now) for queue in sharing}
-            if asking:
-                demands |= {queue: demands[queue] + asking for queue in queues}
-                shares = self._shares.peek(groups, demands)
-            else:
-                shares = self._shares.divide(groups, demands, now)
-        windows = {queue: self._window(queue, shares.get(queue, NOTHING), groups, now) for queue in sharing}
-        planned: dict[str, int] = {}
-        for queue in sorted(queues, key=self._shares.lag, reverse=True) if len(queues) > 1 else queues:
-            room = 0 if queue in self.paused else windows[queue].tasks - self._out.get(queue, 0)
-            if room > 0 and len(sharing) > 1:
-                room = min(room, self._left(queue, groups, windows, planned))
-            planned[queue] = max(0, room)
-        return planned
+            shares = self._shares.divide(groups, demands, now)
+        if not asking:
+            demands |= {queue: self._out.get(queue, 0) for queue in sharing.difference(queues)}
+        claims = [self._claim(queue, demands[queue], shares.get(queue, 0.0), groups, now) for queue in sharing]
+        given = hand_out(claims, groups)
+        slots, out = sum(group.slots for group in groups), sum(self._out.get(queue, 0) for queue in sharing)
+        self._straight |= {queue: slots - out + self._out.get(queue, 0) for queue in sharing}
+        return {queue: 0 if queue in self.paused else given[queue] for queue in queues}
 
     def direct_room(self, worker: str) -> int:
         """How many more tasks may be sent to the direct queue of `worker`."""
@@ -173,22 +179,35 @@ class Flights:
         """The live slots that serve `queue`."""
         return sum(worker.beat.slots for worker in self._directory.serving(queue))
 
-    def _window(self, queue: str, share: Share, groups: list[Group], now: float) -> Window:
+    def _window(self, queue: str, share: float, groups: list[Group], now: float, horizon: float = SLOT) -> Window:
         mine = [group for group in groups if queue in group.queues]
-        slots = self._due[queue] = min(share.now, max(self._limit, sum(group.open for group in mine)))
         completions = self._rates[queue].per_slot(now)
-        path, horizon = self._paths[queue].least(now), keyed_horizon(completions) if self._keyed(queue) else SLOT
+        path, horizon = self._paths[queue].least(now), keyed_horizon(completions) if self._keyed(queue) else horizon
         if self._paths[queue].probes(now):
             path = horizon = 0.0
         return window(
-            slots=slots,
-            share=share.slots,
+            slots=min(ceil(share - _EPSILON), max(self._limit, sum(group.open for group in mine))),
+            share=share,
             workers=sum(group.workers for group in mine),
             completions=completions,
             expected_run=self._expected_in(queue),
             path=path,
             limit=self._limit,
             horizon=horizon,
+        )
+
+    def _claim(self, queue: str, demand: float, share: float, groups: list[Group], now: float) -> Claim:
+        window = self._window(queue, share, groups, now)
+        out = self._out.get(queue, 0)
+        return Claim(
+            queue=queue,
+            share=share,
+            lead=window.beyond,
+            lag=self._shares.lag(queue),
+            out=out,
+            wants=int(demand) - out,
+            most=window.tasks - window.lead + round(2 * window.beyond),
+            run=max(self._expected_in(queue), SHORTEST),
         )
 
     def _groups(self, queues: Sequence[str]) -> list[Group]:
@@ -228,30 +247,17 @@ class Flights:
             return 0
         return self._out.get(queue, 0) + self._runnable(queue, now)
 
-    def _peek(self, queue: str, groups: list[Group], now: float) -> Share:
+    def _peek(self, queue: str, groups: list[Group], now: float) -> float:
         sharing = {other for group in groups for other in group.queues}
         if sharing <= {queue}:
             return self._undivided(groups)
         demands = {other: self._demand(other, groups, now) for other in sharing}
         demands[queue] = float("inf")
-        return self._shares.peek(groups, demands).get(queue, NOTHING)
+        return self._shares.peek(groups, demands).get(queue, 0.0)
 
     @staticmethod
-    def _undivided(groups: list[Group]) -> Share:
-        slots = sum(group.slots for group in groups)
-        return Share(slots, slots)
-
-    def _left(self, queue: str, groups: list[Group], windows: Mapping[str, Window], planned: Mapping[str, int]) -> int:
-        """What is left of the slots that `queue` shares: others may occupy more than theirs still."""
-        mine = [group for group in groups if queue in group.queues]
-        free = float(sum(group.slots for group in mine))
-        for other, its in windows.items():
-            whole = sum(group.slots for group in groups if other in group.queues)
-            overlap = sum(group.slots for group in mine if other in group.queues)
-            if whole:
-                free += (its.lead - self._out.get(other, 0) - planned.get(other, 0)) * overlap / whole
-        # One at least is on its way, so that the next slot that becomes free is not free for long.
-        return max(int(free), 0 if self._out.get(queue, 0) else 1)
+    def _undivided(groups: list[Group]) -> float:
+        return sum(group.slots for group in groups)
 
     def out(self, queue: str) -> int:
         """How many tasks of `queue` are out or reserved."""
@@ -304,7 +310,7 @@ class Flights:
         for task in claimed:
             assignment = task.assignment
             # Room was reserved, so this one is among those that are out.
-            straight = self._out[task.queue] <= self._due.get(task.queue, 0)
+            straight = self._out[task.queue] <= self._straight.get(task.queue, 0)
             self.by_lease[assignment.lease] = Flight(
                 assignment.id,
                 assignment.task,

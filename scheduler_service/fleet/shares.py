@@ -35,21 +35,6 @@ class Group(Struct, gc=False):
     workers: int = 0
 
 
-class Share(Struct, frozen=True):
-    """What is due to a queue.
-
-    Attributes:
-        slots: on average.
-        now: at the moment, a whole number.
-    """
-
-    slots: float
-    now: int
-
-
-NOTHING: Final = Share(0.0, 0)
-
-
 def divide(
     groups: Iterable[Group], demands: Mapping[str, float], weigh: Callable[[str], float]
 ) -> dict[str, float]:  # fmt: skip
@@ -115,7 +100,7 @@ class Shares:
         """Slot-seconds that were due to `queue` and that it did not have."""
         return self._lags.get(queue, 0.0)
 
-    def divide(self, groups: Iterable[Group], demands: Mapping[str, float], now: float) -> dict[str, Share]:
+    def divide(self, groups: Iterable[Group], demands: Mapping[str, float], now: float) -> dict[str, float]:
         """Divide the slots from `now` (monotonic seconds) until this is asked again."""
         step = min(max(0.0, now - self._at), LONGEST_STEP)
         self._at = max(self._at, now)
@@ -124,18 +109,11 @@ class Shares:
             {queue: self._lags.get(queue, 0.0) + self._due.get(queue, 0.0) * step for queue in due}, due
         )
         self._due = due
-        return {queue: self._rounded(queue, slots) for queue, slots in due.items()}
+        return due
 
-    def peek(self, groups: Iterable[Group], demands: Mapping[str, float]) -> dict[str, Share]:
+    def peek(self, groups: Iterable[Group], demands: Mapping[str, float]) -> dict[str, float]:
         """What would be due now."""
-        due = divide(groups, demands, self._weigh)
-        return {queue: self._rounded(queue, slots) for queue, slots in due.items()}
-
-    def _rounded(self, queue: str, slots: float) -> Share:
-        whole = int(slots + _EPSILON)
-        if slots - whole > _EPSILON and self._lags.get(queue, 0.0) >= 0:
-            whole += 1
-        return Share(slots, whole)
+        return divide(groups, demands, self._weigh)
 
 
 def _balanced(lags: Mapping[str, float], due: Mapping[str, float]) -> dict[str, float]:

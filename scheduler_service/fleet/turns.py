@@ -105,17 +105,31 @@ class Turns:
         if not queues:  # each beat asks: what costs as much as there are workers is not for nothing
             return []
         hand = _Hand(self._rooms)
-        for queue, room in self._rooms.rooms(queues, now).items():
-            room = min(room, most, self._ledger.queue_room(queue, now)) if room > 0 else 0
+        while queues:
+            barren = self._plan_queues(queues, now, wall, most, hand)
+            if hand or not barren:
+                break
+            # They had the places, and nothing of them may go after all: then others have them.
+            queues = [queue for queue in queues if queue not in barren]
+        return hand.turns()
+
+    def _plan_queues(self, queues: Sequence[str], now: float, wall: float, most: int, hand: _Hand) -> set[str]:
+        """Fill the room of each queue; returns those that have some and nothing to fill it with."""
+        barren = set()
+        for queue, given in self._rooms.rooms(queues, now).items():
+            room = min(given, most, self._ledger.queue_room(queue, now)) if given > 0 else 0
             if room <= 0:
                 continue
+            whole = room
             for level in in_order(self._backlog.levels(queue), self._ledger.ageing(queue), wall):
                 if len(level.flows) > 1 or "" not in level.flows:
                     level.credit = self._rooms.slots(queue)
                 room -= self._plan_level(level, room, now, hand)
                 if room <= 0:
                     break
-        return hand.turns()
+            if room == whole:
+                barren.add(queue)
+        return barren
 
     def admit(self, lane: Lane, count: int, now: float) -> int:
         """How many of `count` new tasks of `lane` may be stored as dispatched at once, to the shared work queue.
@@ -398,6 +412,9 @@ class _Hand:
         place = (lanes[0].number, worker)
         before = self._turns.get(place)
         self._turns[place] = (lanes, count + (before[1] if before is not None else 0), apart)
+
+    def __bool__(self) -> bool:
+        return bool(self._turns)
 
     def turns(self) -> list[Turn]:
         """The turns in the order in which they were first given."""

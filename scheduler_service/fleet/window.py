@@ -33,11 +33,13 @@ class Window(Struct, frozen=True):
         tasks: how many may be dispatched and unfinished.
         bundle: how many may travel in one message.
         lead: how many of `tasks` are beyond the slots.
+        beyond: the same with its fraction, which counts when queues share workers and so their leads.
     """
 
     tasks: int
     bundle: int
     lead: int = 0
+    beyond: float = 0.0
 
 
 def keyed_horizon(completions: int) -> float:
@@ -84,4 +86,4 @@ def window(
     by_time = int(BUNDLE_RUN_SECONDS / max(expected_run, 1e-6))
     bundle = max(1, min(int(lead) // workers, by_time, BUNDLE_TASKS))
     tasks = min(slots + int(lead), max(limit, slots))
-    return Window(tasks, bundle, tasks - slots)
+    return Window(tasks, bundle, tasks - slots, min(lead, float(max(0, limit - slots))))

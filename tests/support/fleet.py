@@ -217,14 +217,16 @@ class Fleet:
             return
         while turns := self.turns.plan(self.now, self.wall):
             for turn in turns:
-                self._claim(turn)
+                self._take(turn, self.flights.reserve(turn.queue, turn.count))
+        self._pump_again()
+
+    def _pump_again(self) -> None:
         again = self.turns.again_at
         if again is not None and not self.now < self._pumping_at <= again:
             self._pumping_at = max(again, self.now)
             self.after(max(0.0, again - self.now), self.pump)
 
-    def _claim(self, turn: Turn) -> None:
-        placements = self.flights.reserve(turn.queue, turn.count)
+    def _take(self, turn: Turn, placements: Sequence[Placement]) -> None:
         waiting = [self.stored[lane.number] for lane in turn.lanes]
         jobs: list[Job] = []
         while len(jobs) < turn.count:
@@ -263,7 +265,10 @@ class Fleet:
             if spans:
                 note_dispatched(self._store, spans, dispatched, self.wall)
             self.flights.launch(claimed, self.now)
-            self.after(self.path, lambda: self._arrive(jobs, worker))
+            self._deliver(jobs, worker)
+
+    def _deliver(self, jobs: Sequence[Job], worker: str) -> None:
+        self.after(self.path, lambda: self._arrive(jobs, worker))
 
     def _arrive(self, jobs: Sequence[Job], worker: str) -> None:
         for job in jobs:
@@ -303,8 +308,18 @@ class Fleet:
         if not self.up:
             self._unheard.append((job, seconds))
             return
-        self.flights.land(self._out.pop(job.seq).assignment.lease, self.now, seconds)
+        self._land(job, seconds)
         self.pump()
+
+    def _land(self, job: Job, seconds: float | None) -> None:
+        self.flights.land(self._out.pop(job.seq).assignment.lease, self.now, seconds)
+
+    def _give_back(self, job: Job) -> None:
+        """It was returned unrun, and waits again where it did."""
+        self._land(job, None)
+        self.sent.remove(job)
+        self.stored[job.lane.number].appendleft(job)
+        self.backlog.add(job.lane, 1, self.wall_ahead + job.submitted)
 
 
 def _close(store: Connection) -> None:

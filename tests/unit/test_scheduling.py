@@ -12,7 +12,9 @@ import pytest
 from common.quotas import Quota, Rate, Scope
 from scheduler_service.fleet.window import EASY_HORIZON, KEYED_HORIZON
 from tests.support.fleet import START, Fleet, Job, of
+from tests.support.prefetching import PrefetchingFleet
 from tests.support.scheduling import all_at_once, over_time, small_tenant, with_competing_consumers, with_warren
+from tests.support.shares import CONTESTS, Contest
 
 # --- shares ----------------------------------------------------------------------------------------------------------
 
@@ -71,6 +73,87 @@ def test_shares_of_queues_match_their_weights_within_two_percent(
     expected = {queue: weight / sum(weights.values()) * whole for queue, weight in weights.items()}
     assert used == {queue: pytest.approx(share, rel=0.02) for queue, share in expected.items()}
     assert whole > 0.97 * 0.9 * slots * seconds
+
+
+@pytest.mark.parametrize("pace", [(0.001, 0.001, 0.1), (0.003, 0.003, 0.1), (0.008, 0.008, 0.5)], ids=str)
+@pytest.mark.parametrize("contest", CONTESTS, ids=str)
+def test_shares_of_queues_match_whatever_workers_take_ahead(
+    contest: Contest, pace: tuple[float, float, float]
+) -> None:  # fmt: skip
+    """Workers have a prefetch for each queue and run what came first; messages and commits take their time."""
+    path, commit, spread = pace
+    fleet = PrefetchingFleet(path, commit, spread)
+    for _ in range(contest.workers):
+        fleet.worker(contest.slots, *contest.weights)
+    for queue, weight in contest.weights.items():
+        fleet.limit(Scope.QUEUE, queue, weight=weight)
+    for queue, count in contest.enough(23.0).items():
+        fleet.submit(of(queue, task=f"t{queue}"), *[contest.runs[queue]] * count)
+    fleet.run(23.0)
+    used = dict.fromkeys(contest.weights, 0.0)
+    for job in fleet.done:
+        if job.ended > START + 3.0:
+            used[job.lane.queue] += job.ended - job.started
+    whole = sum(used.values())
+    assert used == {queue: pytest.approx(due * whole, rel=0.01) for queue, due in contest.due.items()}
+    assert fleet.returned <= 1
+
+
+@pytest.mark.parametrize("run", [0.02, 0.1, 2.0])
+@pytest.mark.parametrize(
+    ("groups", "due"),
+    [
+        ((("ab", 10), ("a", 10)), {"a": 15, "b": 5}),
+        ((("ab", 6), ("bc", 6)), {"a": 3, "b": 6, "c": 3}),
+        ((("a", 5), ("b", 3)), {"a": 5, "b": 3}),
+    ],
+    ids=["all of one", "a chain", "apart"],
+)
+def test_queues_that_share_some_of_their_workers_have_their_part_of_these(
+    groups: tuple[tuple[str, int], ...], due: dict[str, float], run: float
+) -> None:
+    fleet = Fleet()
+    for queues, slots in groups:
+        fleet.worker(slots, *queues)
+    seconds = 100 * run + 5.0
+    for queue in due:
+        fleet.submit(of(queue, task=f"t{queue}"), *[run] * int(20 * 1.2 * seconds / run))
+    fleet.run(seconds)
+    used = Counter(job.lane.queue for job in fleet.done)
+    assert {queue: each * run / seconds for queue, each in used.items()} == {
+        queue: pytest.approx(each, rel=0.12 if run > 1 else 0.03) for queue, each in due.items()
+    }
+    assert fleet.used.total() > 0.95 * sum(slots for _, slots in groups) * (seconds - run)
+
+
+def test_no_slot_is_idle_for_a_queue_that_is_behind_and_has_nothing_to_run() -> None:
+    """One is held back by its concurrency, one comes and goes; the third has whatever they leave, and owes nothing."""
+    fleet = PrefetchingFleet()
+    fleet.worker(4, "a", "b", "c")
+    fleet.limit(Scope.QUEUE, "a", weight=10.0, concurrency=1)
+    fleet.limit(Scope.QUEUE, "b", weight=10.0)
+    fleet.submit(of("a", task="ta"), *[0.1] * 1000)
+    fleet.submit(of("c", task="tc"), *[0.1] * 2000)
+    fleet.run(10.0)
+    assert sum(fleet.used.values()) > 0.97 * 4 * 10.0
+    fleet.submit(of("b", task="tb"), *[0.1] * 1000)
+    before = Counter(fleet.used)
+    fleet.run(30.0)
+    had = {queue: (fleet.used[queue] - before[queue]) / 20.0 for queue in "abc"}
+    assert had["b"] / had["c"] == pytest.approx(10.0, rel=0.1), "what it did not ask for before is not made up for"
+    assert sum(had.values()) > 0.97 * 4
+
+
+def test_places_that_a_queue_cannot_fill_after_all_are_filled_by_another() -> None:
+    """All its tasks have a key whose concurrency is used up, which is known only once they have been looked at."""
+    fleet = Fleet()
+    fleet.worker(2, "a", "b")
+    fleet.limit(Scope.KEY, "k", concurrency=1)
+    fleet.limit(Scope.QUEUE, "a", weight=100.0)
+    fleet.submit(of("a", key="k", task="ta"), *[10.0] * 9)
+    fleet.submit(of("b", task="tb"), *[10.0] * 9)
+    fleet.run(1.0)
+    assert Counter(job.lane.queue for job in fleet.sent) == {"a": 1, "b": 1}
 
 
 def test_what_one_queue_does_not_use_the_others_have() -> None:
