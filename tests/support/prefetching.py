@@ -1,8 +1,8 @@
 """The fleet under a fake clock, with workers, messages and commits that take their time as real ones do.
 
-A worker takes bundles of each of its queues ahead, up to a prefetch, and runs what they hold in the order of its arrival,
-whatever the queue. It has one batch of replies on its way at a time, and acks what the broker has confirmed; only then
-it is given the next. The scheduler commits one claim at a time, and plans the next one after that.
+A worker takes bundles of each of its queues ahead, up to a prefetch, and runs what they hold in the order of its
+arrival, whatever the queue. It has one batch of replies on its way at a time, and acks what the broker has confirmed;
+only then it is given the next. The scheduler commits one claim at a time, and plans the next one after that.
 """
 
 from __future__ import annotations
