@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 from scheduler_service.fleet.turns import Turn
@@ -97,7 +98,7 @@ class PrefetchingFleet(Fleet):
                         progress = True
                         self._unacked[machine, queue] += 1
                         load = self._ready[queue].popleft()
-                        self.after(self.path, lambda machine=machine, load=load: self._got(machine, load))
+                        self.after(self.path, partial(self._got, machine, load))
 
     def _got(self, machine: Machine, load: Load) -> None:
         self._lines[machine].extend((job, load, self.now) for job in load.jobs)
@@ -118,7 +119,7 @@ class PrefetchingFleet(Fleet):
             machine.busy += 1
             job.started, job.by = self.now, machine.name
             seconds = job.run * (1 + self._dice.uniform(0, self._spread)) / machine.speed
-            self.after(seconds, lambda job=job, load=load, seconds=seconds: self._ran(machine, job, load, seconds))
+            self.after(seconds, partial(self._ran, machine, job, load, seconds))
 
     def _ran(self, machine: Machine, job: Job, load: Load, seconds: float) -> None:
         machine.busy -= 1
