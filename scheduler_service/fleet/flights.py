@@ -14,8 +14,8 @@ from common.questions import Progress
 from common.wire import Isolation
 from scheduler_service.fleet.directory import Directory, Worker, is_serving
 from scheduler_service.fleet.lanes import Lane
-from scheduler_service.fleet.quotas import UNLIMITED
 from scheduler_service.fleet.places import Claim, hand_out
+from scheduler_service.fleet.quotas import UNLIMITED
 from scheduler_service.fleet.rates import SLOT, CompletionRate, PathTime, RunTimes
 from scheduler_service.fleet.shares import Group, Shares
 from scheduler_service.fleet.window import Window, keyed_horizon, window

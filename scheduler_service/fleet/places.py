@@ -1,4 +1,4 @@
-"""Who has the places of workers that several queues share: whose turn has come first, by time that was had or given away.
+"""Who has the places of workers that several queues share: whoever is furthest behind in time had or handed out.
 
 A *place* is a slot, or one of the few more tasks that are out so that no slot is free for long. What is out runs in the
 order in which workers happened to take it, and which queue that favours is not ours to decide. But each task that goes
@@ -9,7 +9,7 @@ out runs, so the shares of what goes out are the shares of what runs. Thus each 
 
 These are the start tags of start-time fair queueing (Goyal, Vin and Cheng, 1996), with one difference: when a task is
 over, what it took in truth counts in place of what was expected. So an expectation that is wrong changes when a queue
-has its time, and not how much. Nobody waits for a queue whose turn it is and that can take no more: the next has the place.
+has its time, and not how much. Nobody waits for a queue that can take no more: the next one has the place.
 """
 
 from __future__ import annotations
@@ -117,9 +117,9 @@ def _give(claims: Sequence[Claim], free: _Free) -> None:
 class _Free:
     """The places that nobody has.
 
-    Where a task runs that several groups of workers could take is not known, nor does it matter while it is short: there
-    are so many places, and whoever has them makes room for others elsewhere. But what waits for some workers, however
-    much it is, must not leave others idle: places of a group that nothing of what is out could fill are free as well.
+    Where a task runs that several groups of workers could take is not known, nor does it matter while it is short:
+    there are so many places, and whoever has them makes room for others elsewhere. But what waits for some workers,
+    however much it is, must not leave others idle: places of a group that nothing of what is out could fill are free.
     """
 
     def __init__(self, claims: Sequence[Claim], groups: Sequence[Group], numbers: Sequence[int]) -> None:

@@ -105,9 +105,11 @@ class Shares:
         step = min(max(0.0, now - self._at), LONGEST_STEP)
         self._at = max(self._at, now)
         due = divide(groups, demands, self._weigh)
-        self._lags = _balanced(
-            {queue: self._lags.get(queue, 0.0) + self._due.get(queue, 0.0) * step for queue in due}, due
-        )
+        lags = {queue: self._lags.get(queue, 0.0) + self._due.get(queue, 0.0) * step for queue in due}
+        for queue, slots in due.items():
+            if demands[queue] <= slots + _EPSILON:  # it has all that it wants, and is not owed what it did not use
+                lags[queue] = min(lags[queue], 0.0)
+        self._lags = _balanced(lags, due)
         self._due = due
         return due
 

@@ -1,9 +1,11 @@
-"""The tables of docs/scheduling.md: simulated fleets under a fake clock, and with `--real` the mix on real workers.
+"""The tables of docs/scheduling.md: simulated fleets under a fake clock; on real workers the mix with `--real`, and the
+shares of queues with `--shares`.
 
 The simulation decides with Warren's own code (tests/support/fleet.py) and takes a few minutes at most.
 """
 
 import argparse
+import os
 import shutil
 import statistics
 import sys
@@ -17,6 +19,7 @@ from rich.table import Table
 
 from common import call
 from common.client.sync import Client
+from deploy.local import find_broker
 from tests.bench import infrastructure
 from tests.bench.infrastructure import cleaned
 from tests.bench.rounds import new_site
@@ -24,6 +27,7 @@ from tests.bench.services import BenchError, Services
 from tests.bench.site import Site
 from tests.bench.systems import Command
 from tests.bench.systems.warren import Warren
+from tests.support.cluster import Cluster
 from tests.support.scheduling import (
     CAPACITY,
     MACHINES,
@@ -36,6 +40,7 @@ from tests.support.scheduling import (
     with_competing_consumers,
     with_warren,
 )
+from tests.support.shares import CONTESTS, environment, measure
 
 _PATIENCE = 300.0
 
@@ -114,6 +119,33 @@ def _real(folder: Path, short: int, long: int) -> Mix:
     )
 
 
+def _shares(console: Console, folder: Path, seconds: float) -> None:
+    """How queues share the slots of real workers, one contest after the other."""
+    table = Table("weights, workers, run time", "shares", "off by, of the share", "tasks", "slots busy", "machine load")
+    with find_broker(url="", may_install=False) as broker:
+        for number, contest in enumerate(CONTESTS):
+            console.print(f"{contest}, {seconds:g} s")
+            with Cluster(
+                broker,
+                folder / str(number),
+                workers=contest.workers,
+                slots=contest.slots,
+                environment=environment(contest),
+                tasks="tests.support.share_tasks",
+                restart=False,
+            ) as cluster:
+                shared = measure(cluster, contest, warm_up=3.0, seconds=seconds)
+            table.add_row(
+                str(contest),
+                " : ".join(f"{share:.2%}" for share in shared.shares.values()),
+                f"{shared.off:.1%}" if not shared.empty else f"{', '.join(shared.empty)} ran empty",
+                f"{shared.runs.total():,}",
+                f"{shared.busy:.0%}",
+                f"{os.getloadavg()[0]:.1f}",
+            )
+    console.print(table)
+
+
 def _await_workers(client: Client, services: Services) -> None:
     deadline = time.monotonic() + _PATIENCE
     while len(client.workers()) < len(MACHINES):
@@ -129,8 +161,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--real", action="store_true", help="the mix on a real broker and workers, about a minute")
     parser.add_argument("--short", type=int, default=5000, help="tasks of 10 ms of the real mix")
     parser.add_argument("--long", type=int, default=50, help="tasks of 10 s of the real mix")
+    parser.add_argument("--shares", action="store_true", help="how queues share real workers, about two minutes")
+    parser.add_argument("--seconds", type=float, default=20.0, help="how long each of the shares is measured")
     options = parser.parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 140)
+    if options.shares:
+        with tempfile.TemporaryDirectory(prefix="warren-shares-") as shares:
+            _shares(console, Path(shares), options.seconds)
+        return 0
     if options.real:
         folder = Path(tempfile.mkdtemp(prefix="warren-scheduling-"))
         try:

@@ -1,8 +1,8 @@
 """The fleet under a fake clock, with workers, messages and commits that take their time as real ones do.
 
-A worker takes bundles of each of its queues ahead, up to a prefetch, and runs what they hold in the order of its arrival,
-whatever the queue. It has one batch of replies on its way at a time, and acks what the broker has confirmed; only then
-it is given the next. The scheduler commits one claim at a time, and plans the next one after that.
+A worker takes bundles of each of its queues ahead, up to a prefetch, and runs what they hold in the order of its
+arrival, whatever the queue. It has one batch of replies on its way at a time, and acks what the broker has confirmed;
+only then it is given the next. The scheduler commits one claim at a time, and plans the next one after that.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 from scheduler_service.fleet.turns import Turn
@@ -97,7 +98,7 @@ class PrefetchingFleet(Fleet):
                         progress = True
                         self._unacked[machine, queue] += 1
                         load = self._ready[queue].popleft()
-                        self.after(self.path, lambda machine=machine, load=load: self._got(machine, load))
+                        self.after(self.path, partial(self._got, machine, load))
 
     def _got(self, machine: Machine, load: Load) -> None:
         self._lines[machine].extend((job, load, self.now) for job in load.jobs)
@@ -118,7 +119,7 @@ class PrefetchingFleet(Fleet):
             machine.busy += 1
             job.started, job.by = self.now, machine.name
             seconds = job.run * (1 + self._dice.uniform(0, self._spread)) / machine.speed
-            self.after(seconds, lambda job=job, load=load, seconds=seconds: self._ran(machine, job, load, seconds))
+            self.after(seconds, partial(self._ran, machine, job, load, seconds))
 
     def _ran(self, machine: Machine, job: Job, load: Load, seconds: float) -> None:
         machine.busy -= 1

@@ -117,5 +117,8 @@ def measure(cluster: Cluster, contest: Contest, *, warm_up: float, seconds: floa
         if since <= each.at < since + seconds:
             shared.runs[each.what] += 1
             shared.used[each.what] += each.value
+    for queue in contest.weights:
+        by_second = Counter(int(each.at - since) for each in ended if each.what == queue)
+        print(queue, *(by_second[second] for second in range(-int(warm_up), int(seconds))))
     shared.busy = sum(shared.used.values()) / (contest.workers * contest.slots * seconds)
     return shared

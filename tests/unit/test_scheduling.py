@@ -133,14 +133,15 @@ def test_no_slot_is_idle_for_a_queue_that_is_behind_and_has_nothing_to_run() -> 
     fleet.limit(Scope.QUEUE, "a", weight=10.0, concurrency=1)
     fleet.limit(Scope.QUEUE, "b", weight=10.0)
     fleet.submit(of("a", task="ta"), *[0.1] * 1000)
-    fleet.submit(of("c", task="tc"), *[0.1] * 2000)
+    fleet.submit(of("c", task="tc"), *[0.1] * 3000)
     fleet.run(10.0)
     assert sum(fleet.used.values()) > 0.97 * 4 * 10.0
-    fleet.submit(of("b", task="tb"), *[0.1] * 1000)
+    fleet.submit(of("b", task="tb"), *[0.1] * 3000)
+    fleet.run(20.0)
     before = Counter(fleet.used)
-    fleet.run(30.0)
-    had = {queue: (fleet.used[queue] - before[queue]) / 20.0 for queue in "abc"}
-    assert had["b"] / had["c"] == pytest.approx(10.0, rel=0.1), "what it did not ask for before is not made up for"
+    fleet.run(80.0)
+    had = {queue: (fleet.used[queue] - before[queue]) / 60.0 for queue in "abc"}
+    assert had["b"] / had["c"] == pytest.approx(10.0, rel=0.05), "what it did not ask for before is not made up for"
     assert sum(had.values()) > 0.97 * 4
 
 

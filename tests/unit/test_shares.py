@@ -67,6 +67,16 @@ def test_a_queue_that_wants_nothing_is_owed_nothing() -> None:
     assert shares.lag("b") == 0.0
 
 
+def test_a_queue_that_has_all_it_wants_is_owed_nothing_though_its_slots_were_idle_between_two_tasks() -> None:
+    shares = Shares(lambda queue: 1.0)
+    for second in range(1000):
+        shares.divide(everything(4), {"a": 1.0, "b": 9.0}, float(second))
+        shares.used("a", 0.5)
+        shares.used("b", 3.0)
+    assert shares.lag("a") < 1.0
+    assert shares.lag("b") > -4.0, "the last of what it used"
+
+
 def test_what_is_owed_has_a_bound_and_a_pause_of_the_scheduler_counts_little() -> None:
     shares = Shares(lambda queue: 1.0)
     for now in (0.0, 1e6):
