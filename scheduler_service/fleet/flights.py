@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import ceil
 
 from msgspec import Struct
 
@@ -186,7 +185,7 @@ class Flights:
         if self._paths[queue].probes(now):
             path = horizon = 0.0
         return window(
-            slots=min(ceil(share - _EPSILON), max(self._limit, sum(group.open for group in mine))),
+            slots=min(math.ceil(share - _EPSILON), max(self._limit, sum(group.open for group in mine))),
             share=share,
             workers=sum(group.workers for group in mine),
             completions=completions,
