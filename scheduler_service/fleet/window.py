@@ -22,7 +22,7 @@ EASY_HORIZON: Final = 0.02
 """The same while no more than `EASY` tasks of the queue complete in 100 ms: the next are there in time all the same."""
 EASY: Final = 200
 BUNDLE_RUN_SECONDS: Final = 0.02
-BUNDLE_TASKS: Final = 100
+BUNDLE_TASKS: Final = 200
 BUNDLE_BYTES: Final = 256 * 1024
 
 

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import floor
 
 from common.tasks import Call
 from tests.support.cluster import Cluster
@@ -118,7 +119,7 @@ def measure(cluster: Cluster, contest: Contest, *, warm_up: float, seconds: floa
             shared.runs[each.what] += 1
             shared.used[each.what] += each.value
     for queue in contest.weights:
-        by_second = Counter(int(each.at - since) for each in ended if each.what == queue)
+        by_second = Counter(floor(each.at - since) for each in ended if each.what == queue)
         print(queue, *(by_second[second] for second in range(-int(warm_up), int(seconds))))
     shared.busy = sum(shared.used.values()) / (contest.workers * contest.slots * seconds)
     return shared
