@@ -225,7 +225,7 @@ class Worker:
             self.beats.probe,
             self._renew,
             self.executor.cancel,
-            self.briefing.tell,
+            self._briefed,
             self._listening,
             self.commands.take,
             self.commands.refuse,
@@ -288,7 +288,8 @@ class Worker:
             slots=self.load.slots,
             capacity=self.load.capacity,
             load=self.load.load,
-            paused=self.executor.paused,
+            # What came before it is told would go back, so nothing is to come.
+            paused=self.executor.paused or not self.briefing.complete,
             closed=self.executor.closed,
             direct=self.direct.consuming,
             asking=self.briefing.asking if self.control.consuming else "",
@@ -322,6 +323,11 @@ class Worker:
     def _listening(self) -> None:
         """What was said before this moment was not heard, what is said from now on is."""
         self._cut_off()
+        self.beats.changed()
+
+    def _briefed(self, token: str, mark: int) -> None:
+        """The scheduler says from which dispatch on this worker hears everything."""
+        self.briefing.tell(token, mark)
         self.beats.changed()
 
     def _finished(self, done: Sequence[Done]) -> None:

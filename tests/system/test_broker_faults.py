@@ -7,6 +7,7 @@ import pytest
 from deploy.local import RabbitNode
 from tests.support.cluster import Cluster
 from tests.support.conditions import wait_until
+from tests.support.healing import Dispatched
 from tests.support.journal import Load
 from tests.system.conftest import Note, StartCluster
 from tests.system.workloads import naps, squares
@@ -86,14 +87,16 @@ def test_work_queue_emptied(
     for _ in range(2):
         load.await_more()
         freeze_while_bundles_wait(cluster, load, name)
+        before = Dispatched(cluster)
         private_broker.eval(_ON_QUEUE.format(operation=_OPERATIONS[operation], name=name))
+        gone_at = time.time()
         cluster.workers[0].resume()
     load.join(PATIENCE)
 
     assert cluster.scheduler.metric("warren_tasks_lost_total"), "the fault met no bundle"
     verdict = cluster.assert_nothing_lost()
     assert not verdict.twice, "what was in the queue had not been run"
-    note(verdict)
+    note(verdict, f"({before.found(gone_at)})")
 
 
 def freeze_while_bundles_wait(cluster: Cluster, load: Load, queue: str) -> None:
