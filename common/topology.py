@@ -116,10 +116,12 @@ class Topology:
         )
         return Queue(self._name("work", queue), True, False, arguments, self.work_exchange, (queue,))
 
-    def control_queue(self, worker: str) -> Queue:
-        """The exclusive queue on which the worker with this id hears control messages."""
+    def control_queue(self, worker: str, nonce: str) -> Queue:
+        """The exclusive queue on which the worker with this id hears control messages, on one of its connections."""
         keys = ("all", f"worker.{worker}")
-        return Queue(self._name("control", worker), False, True, _bounded(1000), self.control_exchange, keys)
+        return Queue(
+            self._name("control", f"{worker}-{nonce}"), False, True, _bounded(1000), self.control_exchange, keys
+        )
 
     def direct_queue(self, worker: str) -> Queue:
         """The exclusive queue for what only this worker, or not every worker of a queue, can run.

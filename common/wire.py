@@ -25,6 +25,8 @@ DEEPEST: Final = 1000
 """Nesting is not counted further than this."""
 MAX_PACK_ITEMS: Final = 1000
 """A pack closes at this many items."""
+BUNDLE_TASKS: Final = 200
+"""The most tasks that a scheduler puts into one bundle."""
 
 TaskId = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z", max_length=36)]
 TaskName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.:-]*\Z", max_length=128)]

@@ -22,7 +22,7 @@ from common.topology import Exchange, Queue, Topology
 from common.wire import DEFAULT_QUEUE
 
 NOTHING: Final = "^$"
-_NONCE: Final = "[A-Za-z0-9_-]{1,64}"
+_NONCE: Final = "[A-Za-z0-9_-]{1,96}"
 _QUEUE: Final = "[A-Za-z0-9_.-]{1,64}"
 _SALT_BYTES: Final = 4
 

@@ -39,9 +39,10 @@ from scheduler_service.storage.tasks import Placement
 
 log = logging.getLogger(__name__)
 
-LEAP = 1_000_000
+LEAP = 1_000_000_000
 """The numbers of a new start begin this far above the mark that was stored last, so that none was given before, also to
-a dispatch that was cancelled since: workers go by them (`worker_service.briefing`)."""
+a dispatch that was cancelled since: workers go by them (`worker_service.briefing`). The mark stands still while one
+bundle cannot be published; this is more than a day of everything else."""
 LONGEST_RETRY = 5.0
 """Seconds between two tries at most to claim."""
 IDLE = 0.5

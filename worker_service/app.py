@@ -15,17 +15,18 @@ from collections.abc import Callable, Mapping, Sequence
 
 from common.broker import Connection, Publisher
 from common.health.server import HealthServer
+from common.ids import new_nonce
 from common.lifecycle import Part, Service
 from common.metrics import new_registry, package_version
 from common.telemetry import Telemetry
 from common.topology import Queue, Topology
-from common.wire import ReturnReason
+from common.wire import BUNDLE_TASKS, ReturnReason
 from worker_service.acks import Acks
 from worker_service.attempts import Leases
 from worker_service.beats import Beats, Condition
 from worker_service.briefing import Briefing
 from worker_service.commands import Commands
-from worker_service.consumer import BUNDLE_TASKS, WorkConsumer, prefetch_for
+from worker_service.consumer import WorkConsumer, prefetch_for
 from worker_service.control import ControlListener
 from worker_service.counters import Counters
 from worker_service.dead_letters import DeadLetters
@@ -221,12 +222,13 @@ class Worker:
         self.commands = Commands(self.id, self._publisher(publishing), topology.beat_exchange.name, operating.verbs)
         self.control = ControlListener(
             consuming,
-            topology.control_queue(self.id),
+            lambda: topology.control_queue(self.id, new_nonce()),
             self.beats.probe,
             self._renew,
             self.executor.cancel,
             self._briefed,
             self._listening,
+            self._listening_no_more,
             self.commands.take,
             self.commands.refuse,
         )
@@ -275,7 +277,7 @@ class Worker:
             slots=self._settings.slots,
             leases=self.leases,
             ready=self.briefing.wait,
-            precedes=self.briefing.precedes,
+            precedes=self._precedes,
             congested=self._congested,
             accept=self.executor.accept,
             answer=self.replier.answer,
@@ -320,10 +322,21 @@ class Worker:
         self.executor.give_back(ReturnReason.AWAY)
         self.briefing.begin()
 
+    def _listening_no_more(self) -> None:
+        """It is told nothing until it listens again; the scheduler sends it nothing meanwhile."""
+        self._cut_off()
+        self.beats.changed()
+
     def _listening(self) -> None:
         """What was said before this moment was not heard, what is said from now on is."""
         self._cut_off()
         self.beats.changed()
+
+    def _precedes(self, number: int) -> bool:
+        if not self.briefing.precedes(number):
+            return False
+        self.beats.changed()  # it may have to ask again, and each bundle until the answer would go back
+        return True
 
     def _briefed(self, token: str, mark: int) -> None:
         """The scheduler says from which dispatch on this worker hears everything."""

@@ -50,6 +50,7 @@ class Attempt:
         bundle: the delivery it came in.
         arrived: when, by the event loop's clock.
         started: when it was given to a runtime; 0 before.
+        begun: a process has been given it, so it is too late to give it back as not begun.
         handler: what runs it; set when it is accepted.
         held: `held` has been replied for it, or will be: it goes on running without its delivery.
         settled: it does not count any more among what is open in its bundle.
@@ -57,7 +58,18 @@ class Attempt:
         context: what it knows about itself; set by the runtime.
     """
 
-    __slots__ = ("arrived", "assignment", "bundle", "context", "handler", "held", "policy", "settled", "started")
+    __slots__ = (
+        "arrived",
+        "assignment",
+        "begun",
+        "bundle",
+        "context",
+        "handler",
+        "held",
+        "policy",
+        "settled",
+        "started",
+    )
 
     handler: Handler
     context: TaskContext
@@ -67,6 +79,7 @@ class Attempt:
         self.bundle = bundle
         self.arrived = arrived
         self.started = 0.0
+        self.begun = False
         self.held = False
         self.settled = False
         self.policy: Policy | None = None

@@ -37,9 +37,6 @@ from worker_service.results import returned
 MAX_BUNDLE_BYTES: Final = 8 * 1024 * 1024
 """Refused without decoding above this size; the scheduler's bundles have 256 KiB, or one large task."""
 
-BUNDLE_TASKS: Final = 100
-"""The most tasks that a scheduler puts into one bundle."""
-
 _log = logging.getLogger(__name__)
 
 

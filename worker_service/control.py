@@ -34,12 +34,14 @@ class ControlListener:
 
     Args:
         connection: the consuming connection.
-        queue: this worker's control queue, exclusive.
+        queue: makes a control queue of this worker for one connection: that of a connection which only this side knows
+            to be dead would stay locked for a while.
         probe: called with the token of each `probe`.
         renew: called with the queue of each `renew`.
         cancel: called with the leases of each `cancel`.
         mark: called with the token and the number of each `mark`.
         listening: called when it has begun to listen; what was said before is not heard.
+        deaf: called when it listens no more.
         command: called with every other message.
         refuse: called with the token of a command that cannot be understood, and the reason.
     """
@@ -47,12 +49,13 @@ class ControlListener:
     def __init__(
         self,
         connection: Connection,
-        queue: Queue,
+        queue: Callable[[], Queue],
         probe: Callable[[str], None],
         renew: Callable[[str], None],
         cancel: Callable[[Collection[str]], None],
         mark: Callable[[str, int], None],
         listening: Callable[[], None],
+        deaf: Callable[[], None],
         command: Callable[[Control], None],
         refuse: Callable[[str, str], None],
     ) -> None:
@@ -62,7 +65,9 @@ class ControlListener:
         self._cancel = cancel
         self._mark = mark
         self._renew = renew
-        self._consumer = Consumer(connection, queue, self._arrived, prefetch=0, no_ack=True, on_consuming=listening)
+        self._consumer = Consumer(
+            connection, queue, self._arrived, prefetch=0, no_ack=True, on_consuming=listening, on_ended=deaf
+        )
         self._looks = Periodic("control queue", LOOK, self._look)
 
     @property

@@ -309,6 +309,8 @@ class Executor:
         self._look()
         if attempt is self._alone:
             self._start_many([attempt])
+        else:
+            self._start()
 
     def _start_many(self, attempts: Sequence[Attempt]) -> None:
         now = asyncio.get_running_loop().time()

@@ -182,7 +182,11 @@ class Connection:
             self._telemetry.emit(BrokerLost(self.label, self._lost_reason))
             log.warning("lost the broker connection", extra={"connection": self.name, "reason": self._lost_reason})
             for callback in self._lost_callbacks:
-                callback()
+                try:
+                    callback()
+                except Exception:
+                    # Without this loop the process would be unconnected and say nothing.
+                    log.exception("what follows a loss of the connection failed")
             await self._close()
             # A connection that is lost at once each time is as good as none, and must not be tried without a rest.
             failures = 0 if time.monotonic() - connected_at > STEADY else failures + 1

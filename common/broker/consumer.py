@@ -42,6 +42,7 @@ class Consumer:
         no_ack: messages count as settled when they are sent.
         when: awaited before each subscription.
         on_consuming: called after each subscription.
+        on_ended: called after the end of each.
     """
 
     def __init__(
@@ -55,9 +56,11 @@ class Consumer:
         no_ack: bool = False,
         when: Callable[[], Awaitable[None]] | None = None,
         on_consuming: Callable[[], None] | None = None,
+        on_ended: Callable[[], None] | None = None,
     ) -> None:
         self._when = when
         self._on_consuming = on_consuming
+        self._on_ended = on_ended
         self._connection = connection
         self._next_queue = queue if callable(queue) else lambda: queue
         self._queue = self._next_queue()
@@ -153,6 +156,8 @@ class Consumer:
             if prefetch != self._prefetch:
                 await subscription.cancel()
             await subscription.ended.wait()
+            if self._on_ended is not None:
+                self._on_ended()
             log.warning("the consumer ended", extra={"queue": self.name, "reason": subscription.reason})
             await subscription.close_when_settled()
             if subscription.cancelled_by_broker:

@@ -53,8 +53,8 @@ class _Line:
 
     def put(self, handle: BaseHandle[Any]) -> None:
         """Behind all others."""
-        if not self.handles:
-            self.since = handle._since
+        # Not empty does not mean that `look` has seen one: the dead are taken out a moment after they have died.
+        self.since = min(self.since, handle._since) if self.handles else handle._since
         self.handles[handle.id] = handle
 
     def look(self) -> None:

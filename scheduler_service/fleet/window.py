@@ -14,6 +14,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from common.wire import BUNDLE_TASKS
 from scheduler_service.fleet.rates import SLOT
 
 KEYED_HORIZON: Final = 0.05
@@ -22,7 +23,6 @@ EASY_HORIZON: Final = 0.02
 """The same while no more than `EASY` tasks of the queue complete in 100 ms: the next are there in time all the same."""
 EASY: Final = 200
 BUNDLE_RUN_SECONDS: Final = 0.02
-BUNDLE_TASKS: Final = 200
 BUNDLE_BYTES: Final = 256 * 1024
 
 

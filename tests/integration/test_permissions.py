@@ -33,7 +33,7 @@ TOPOLOGY = Topology("warren")
 NOBODYS = "warren.client.somebody.4711"
 CLIENT_QUEUE = TOPOLOGY.client_queue("client", "nonce-1").name
 DIRECT_QUEUE = TOPOLOGY.direct_queue("worker-1").name
-CONTROL_QUEUE = TOPOLOGY.control_queue("worker-1").name
+CONTROL_QUEUE = TOPOLOGY.control_queue("worker-1", "n").name
 PASSIVE_IS_CHECKED = (4, 3, 1)
 
 Operation = Callable[[BlockingChannel], object]

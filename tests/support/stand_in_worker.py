@@ -124,7 +124,13 @@ class StandInWorker:
         self._answering: set[asyncio.Task[None]] = set()
         self._beating = Background(f"beats of {self.name}", self._beat_for_ever)
         self._consumers = [
-            Consumer(self.connection, self._topology.control_queue(self.name), self._told, prefetch=0, no_ack=True),
+            Consumer(
+                self.connection,
+                self._topology.control_queue(self.name, "stand-in"),
+                self._told,
+                prefetch=0,
+                no_ack=True,
+            ),
             *(
                 Consumer(self.connection, self._topology.work_queue(queue), self._arrived, prefetch=1000)
                 for queue in (() if deaf else self.queues)

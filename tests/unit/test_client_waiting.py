@@ -12,7 +12,7 @@ from common.backoff import reconnect_wait
 from common.client.core import ClientCore
 from common.client.handles import BaseHandle
 from common.client.inquiries import Inquiries, Inquiry, status_inquiries
-from common.client.waiting import ANSWER, DOUBT, LONGEST, PAGES, SILENCE, Waiting
+from common.client.waiting import ANSWER, DOUBT, LONGEST, PAGES, SILENCE, Waiting, _Line
 from common.errors import ClientClosed, InvalidTask, UnknownTask
 from common.ids import new_task_id
 from common.questions import Ask, Cancelled, Statuses, TaskStatus
@@ -424,3 +424,16 @@ def test_a_herd_does_not_return_at_once() -> None:
     waits = [reconnect_wait(9) for _ in range(200)]
     assert max(waits) > 20
     assert min(waits) < 10
+
+
+def test_what_is_put_behind_the_dead_is_asked_about() -> None:
+    """The dead are counted for a moment after they have died: the collector runs other threads between the two."""
+    line = _Line(SILENCE)
+    first: Handle = Handle("a", None, foreign=False)
+    first._since = 0.0
+    line.put(first)
+    line.since = math.inf  # as `look` finds it when every handle that is counted is dead
+    second: Handle = Handle("b", None, foreign=False)
+    second._since = 6.0
+    line.put(second)
+    assert line.since == 6.0

@@ -102,7 +102,7 @@ class TestDefinitions:
             assert all(part.startswith("^") and part.endswith("$") for part in re.split(r"(?<=\$)\|", pattern))
 
     def test_each_role_may_use_its_own_names(self) -> None:
-        beat, control = TOPOLOGY.beat_queue("scheduler", "abc").name, TOPOLOGY.control_queue("host-1-x_y").name
+        beat, control = TOPOLOGY.beat_queue("scheduler", "abc").name, TOPOLOGY.control_queue("w" * 64, "n" * 16).name
         told = TOPOLOGY.client_queue("client", "abc").name
         scheduler, worker, client = (permissions(role, role) for role in (Role.SCHEDULER, Role.WORKER, Role.CLIENT))
         everything = [queue.name for queue in TOPOLOGY.durable_queues()] + [e.name for e in TOPOLOGY.exchanges()]

@@ -12,7 +12,7 @@ EVERY_QUEUE = [
     *T.durable_queues(),
     T.work_queue("email"),
     T.lock,
-    T.control_queue("w1"),
+    T.control_queue("w1", "n"),
     T.beat_queue("scheduler", "n"),
     T.client_queue("anna", "n"),
 ]
@@ -47,7 +47,7 @@ def test_the_names_and_arguments_of_the_queues() -> None:
             "x-dead-letter-routing-key": "dead",
         },
         "warren.scheduler.lock": {},
-        "warren.control.w1": bounded,
+        "warren.control.w1-n": bounded,
         "warren.beat.scheduler.n": {**bounded, "x-max-length": 10_000},
         "warren.client.anna.n": {},
     }
@@ -83,7 +83,7 @@ def test_each_bound_queue_is_bound_to_an_exchange_of_the_topology_with_its_keys(
         "warren.request": ("warren.request", ("request",)),
         "warren.dead": ("warren.dlx", ("dead",)),
         "warren.work.email": ("warren.work", ("email",)),
-        "warren.control.w1": ("warren.control", ("all", "worker.w1")),
+        "warren.control.w1-n": ("warren.control", ("all", "worker.w1")),
         "warren.beat.scheduler.n": ("warren.beat", ("beat",)),
     }
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler_service.fleet.window import BUNDLE_TASKS, Window, window
+from common.wire import BUNDLE_TASKS
+from scheduler_service.fleet.window import Window, window
 
 
 def at(

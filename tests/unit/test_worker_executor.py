@@ -428,3 +428,16 @@ async def test_a_suspect_is_not_started_alone_behind_a_pause() -> None:
     assert bench.children.running == []
     assert not bench.executor.closed
     assert suspect not in bench.executor.running_attempts()
+
+
+async def test_a_suspect_that_comes_while_one_that_went_back_is_announced_runs_next() -> None:
+    bench = Bench()
+    go = asyncio.Event()
+    bench.executor._announce = go.wait  # type: ignore[assignment]
+    bench.arrive("on_loop", isolation=Isolation.ALONE)
+    await asyncio.sleep(0.01)
+    bench.executor.give_back(ReturnReason.AWAY)
+    (second,) = bench.arrive("on_loop", isolation=Isolation.ALONE)
+    go.set()
+    await until(lambda: bench.children.running == [second])
+    assert bench.reasons() == [ReturnReason.AWAY]

@@ -113,9 +113,10 @@ class ChildRuntime:
 
     async def _run(self, forker: Forker, attempt: Attempt) -> Outcome:
         process = await forker.fork()
-        if self._missed(attempt.started):
+        if not attempt.begun and self._missed(attempt.started):
             process.close()
             return returned(attempt.assignment, ReturnReason.AWAY)
+        attempt.begun = True
         self._processes[attempt] = process
         try:
             if attempt.context.cancelled:

@@ -136,6 +136,7 @@ class ProcessRuntime:
         if self._missed(attempt.started):
             self._idle.append(process)
             return returned(attempt.assignment, ReturnReason.AWAY)
+        attempt.begun = True
         self._busy[attempt] = process
         ran = False
         try:

@@ -102,8 +102,12 @@ class Fleet:
             version="bench",
         )
         nothing: Any = lambda *_: None  # noqa: E731
-        queue = self._topology.control_queue(worker)
-        control = ControlListener(consuming, queue, beats.probe, nothing, nothing, nothing, nothing, nothing, nothing)
+        control = ControlListener(
+            consuming,
+            lambda: self._topology.control_queue(worker, "simulated"),
+            beats.probe,
+            *[nothing] * 7,
+        )
         for part in (control, beats):
             await part.start()
         self.beats.append(beats)
