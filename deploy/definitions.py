@@ -22,7 +22,9 @@ from common.topology import Exchange, Queue, Topology
 from common.wire import DEFAULT_QUEUE
 
 NOTHING: Final = "^$"
-_NONCE: Final = "[A-Za-z0-9_-]{1,96}"
+_NONCE: Final = "[A-Za-z0-9_-]{1,64}"
+_LISTENER: Final = "[A-Za-z0-9_-]{1,96}"
+"""A worker and one of its connections."""
 _QUEUE: Final = "[A-Za-z0-9_.-]{1,64}"
 _SALT_BYTES: Final = 4
 
@@ -68,9 +70,9 @@ def permissions(role: Role, user: str, namespace: str = "warren") -> Permissions
             )
         case Role.WORKER:
             return Permissions(
-                _within(namespace, f"(control|direct)[.]{_NONCE}"),
-                _within(namespace, f"reply|beat|event|dlx|submit|control[.]{_NONCE}"),
-                _within(namespace, f"work[.]{_QUEUE}|control|(control|direct)[.]{_NONCE}"),
+                _within(namespace, f"direct[.]{_NONCE}|control[.]{_LISTENER}"),
+                _within(namespace, f"reply|beat|event|dlx|submit|control[.]{_LISTENER}"),
+                _within(namespace, f"work[.]{_QUEUE}|control|direct[.]{_NONCE}|control[.]{_LISTENER}"),
             )
         case Role.CLIENT:
             own = f"client[.]{user}[.]{_NONCE}"

@@ -53,10 +53,10 @@ async def test_a_scheduler_whose_store_was_put_back_is_believed(broker: Broker, 
         async with RunningWorker(worker_settings(broker.url, namespace)):
             scheduler.mark = 8
             refused = assignment("add", 1, 2)
+            asked = len(scheduler.beats)
             await scheduler.send(refused, number=7)
             outcome = await scheduler.outcome(refused)
             assert (outcome.kind, outcome.reason) == AWAY
-            asked = len(scheduler.beats)
             await scheduler.until(lambda: any(beat.asking for beat in scheduler.beats[asked:]), what="it asks again")
             await scheduler.until(lambda: not scheduler.beats[-1].asking, what="it was told")
             work = assignment("add", 1, 2)
