@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -13,9 +13,9 @@ from common.questions import Progress
 from common.wire import Isolation
 from scheduler_service.fleet.directory import Directory, Worker, is_serving
 from scheduler_service.fleet.lanes import Lane
-from scheduler_service.fleet.places import Claim, hand_out
+from scheduler_service.fleet.places import Claim, connected, hand_out
 from scheduler_service.fleet.quotas import UNLIMITED
-from scheduler_service.fleet.rates import SLOT, CompletionRate, PathTime, RunTimes
+from scheduler_service.fleet.rates import SLOT, CompletionRate, Path, PathTime, RunTimes, path_of
 from scheduler_service.fleet.shares import Group, Shares
 from scheduler_service.fleet.window import Window, keyed_horizon, window
 from scheduler_service.storage.claims import ClaimedTask
@@ -126,7 +126,8 @@ class Flights:
     def window(self, queue: str, now: float) -> Window:
         """The window of `queue` at `now` (monotonic seconds), were there enough tasks in it."""
         groups = self._groups((queue,))
-        return self._window(queue, self._peek(queue, groups, now), groups, now)
+        path = self._path(_queues_of(groups, (queue,)), now)
+        return self._window(queue, self._peek(queue, groups, now), groups, path, now)
 
     def room(self, queue: str, now: float, asking: int = UNLIMITED) -> int:
         """How many more tasks of `queue` may be dispatched, at most `asking`.
@@ -147,10 +148,10 @@ class Flights:
             asking: how many want to go in each that are not counted as waiting.
         """
         groups = self._groups(queues)
-        sharing = {queue for group in groups for queue in group.queues}.union(queues)
+        sharing = _queues_of(groups, queues)
         if len(sharing) == 1:
             (queue,) = sharing
-            window = self._window(queue, self._undivided(groups), groups, now)
+            window = self._window(queue, self._undivided(groups), groups, self._path(sharing, now), now)
             self._straight[queue] = window.tasks - window.lead
             return {queue: 0 if queue in self.paused else max(0, window.tasks - self._out.get(queue, 0))}
         demands = {queue: self._demand(queue, groups, now) for queue in sharing}
@@ -161,10 +162,12 @@ class Flights:
             shares = self._shares.divide(groups, demands, now)
         if not asking:
             demands |= {queue: self._out.get(queue, 0) for queue in sharing.difference(queues)}
-        claims = [self._claim(queue, demands[queue], shares.get(queue, 0.0), groups, now) for queue in sharing]
+        paths = self._look_at_paths(groups, now)
+        claims = [
+            self._claim(queue, demands[queue], shares.get(queue, 0.0), groups, paths.get(queue, Path()), now)
+            for queue in sharing
+        ]
         given = hand_out(claims, groups)
-        slots, out = sum(group.slots for group in groups), sum(self._out.get(queue, 0) for queue in sharing)
-        self._straight |= {queue: slots - out + self._out.get(queue, 0) for queue in sharing}
         return {queue: 0 if queue in self.paused else given[queue] for queue in queues}
 
     def direct_room(self, worker: str) -> int:
@@ -178,25 +181,40 @@ class Flights:
         """The live slots that serve `queue`."""
         return sum(worker.beat.slots for worker in self._directory.serving(queue))
 
-    def _window(self, queue: str, share: float, groups: list[Group], now: float, horizon: float = SLOT) -> Window:
+    def _path(self, queues: Collection[str], now: float) -> Path:
+        times = [self._paths[queue] for queue in queues if queue in self._paths]
+        return path_of(times, now, shared=len(queues) > 1)
+
+    def _look_at_paths(self, groups: list[Group], now: float) -> dict[str, Path]:
+        """The path of each queue, which it has in common with all that share workers with it, also through others.
+
+        What is sent next has waited for nothing if they have no more out than slots, with that.
+        """
+        paths: dict[str, Path] = {}
+        for numbers in connected(groups):
+            queues = _queues_of([groups[number] for number in numbers])
+            free = sum(groups[number].slots for number in numbers) - sum(self._out.get(queue, 0) for queue in queues)
+            self._straight |= {queue: free + self._out.get(queue, 0) for queue in queues}
+            paths |= dict.fromkeys(queues, self._path(queues, now))
+        return paths
+
+    def _window(self, queue: str, share: float, groups: list[Group], path: Path, now: float) -> Window:
         mine = [group for group in groups if queue in group.queues]
         completions = self._rates[queue].per_slot(now)
-        path, horizon = self._paths[queue].least(now), keyed_horizon(completions) if self._keyed(queue) else horizon
-        if self._paths[queue].probes(now):
-            path = horizon = 0.0
+        horizon = keyed_horizon(completions) if self._keyed(queue) else SLOT
         return window(
             slots=min(math.ceil(share - _EPSILON), max(self._limit, sum(group.open for group in mine))),
             share=share,
             workers=sum(group.workers for group in mine),
             completions=completions,
             expected_run=self._expected_in(queue),
-            path=path,
+            path=0.0 if path.probed else path.seconds,
             limit=self._limit,
-            horizon=horizon,
+            horizon=0.0 if path.probed else horizon,
         )
 
-    def _claim(self, queue: str, demand: float, share: float, groups: list[Group], now: float) -> Claim:
-        window = self._window(queue, share, groups, now)
+    def _claim(self, queue: str, demand: float, share: float, groups: list[Group], path: Path, now: float) -> Claim:
+        window = self._window(queue, share, groups, path, now)
         out = self._out.get(queue, 0)
         return Claim(
             queue=queue,
@@ -207,6 +225,7 @@ class Flights:
             wants=int(demand) - out,
             most=window.tasks - window.lead + round(2 * window.beyond),
             run=max(self._expected_in(queue), SHORTEST),
+            probed=path.probed,
         )
 
     def _groups(self, queues: Sequence[str]) -> list[Group]:
@@ -247,7 +266,7 @@ class Flights:
         return self._out.get(queue, 0) + self._runnable(queue, now)
 
     def _peek(self, queue: str, groups: list[Group], now: float) -> float:
-        sharing = {other for group in groups for other in group.queues}
+        sharing = _queues_of(groups)
         if sharing <= {queue}:
             return self._undivided(groups)
         demands = {other: self._demand(other, groups, now) for other in sharing}
@@ -471,3 +490,7 @@ class Flights:
                 name = "other"
             times = self._runs.setdefault(name, RunTimes())
         return times
+
+
+def _queues_of(groups: Iterable[Group], queues: Iterable[str] = ()) -> set[str]:
+    return {queue for group in groups for queue in group.queues}.union(queues)

@@ -14,6 +14,7 @@ has its time, and not how much. Nobody waits for a queue that can take no more: 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 from typing import Final
@@ -39,6 +40,7 @@ class Claim(Struct, gc=False):
         wants: how many more could go.
         most: how many may be out.
         run: seconds that one is expected to take.
+        probed: it is time to see how long the path is, so no more than slots are to be out.
         given: how many places it has been given.
     """
 
@@ -50,6 +52,7 @@ class Claim(Struct, gc=False):
     wants: int
     most: int
     run: float
+    probed: bool = False
     given: int = 0
 
     @property
@@ -72,14 +75,14 @@ def hand_out(claims: Sequence[Claim], groups: Sequence[Group]) -> dict[str, int]
         groups: the workers.
     """
     if any(claim.room > 0 for claim in claims):
-        for numbers in _connected(groups):
+        for numbers in connected(groups):
             served = frozenset[str]().union(*(groups[number].queues for number in numbers))
             sharing = [claim for claim in claims if claim.queue in served]
             _give(sharing, _Free(sharing, groups, numbers))
     return {claim.queue: claim.given for claim in claims}
 
 
-def _connected(groups: Sequence[Group]) -> list[list[int]]:
+def connected(groups: Sequence[Group]) -> list[list[int]]:
     """The numbers of the groups that have queues in common, with one another or through others."""
     found: list[tuple[frozenset[str], list[int]]] = []
     for number, group in enumerate(groups):
@@ -99,12 +102,14 @@ def _give(claims: Sequence[Claim], free: _Free) -> None:
     hungry = [claim for claim in claims if claim.room > 0]
     heap = [(claim.tag, number) for number, claim in enumerate(hungry)]
     heapify(heap)
+    # Not while the path is probed, else more would always be out than slots if there are more queues than those.
+    early = any(not claim.probed or claim.out > math.ceil(claim.share - _EPSILON) for claim in claims)
     first = True
     while heap:
         _, number = heappop(heap)
         claim = hungry[number]
         room = min(claim.room, part, free.of(claim))
-        if room <= 0 and first and not claim.out:
+        if room <= 0 and first and early and not claim.out:
             room = 1  # others have more than their share still: the next slot that becomes free is not free for long
         first = False
         if room > 0:

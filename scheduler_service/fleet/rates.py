@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
 
 SLOT: Final = 0.1
 """Seconds that one count of completions covers."""
@@ -16,7 +17,11 @@ SAMPLES: Final = 100
 PATH_MEMORY: Final = 60.0
 """Seconds for which the least path time is remembered; the last one is kept for longer, until there is another."""
 PROBE: Final = 1.0
-"""Seconds for which a window is kept without a lead at most, to see how long the path is by itself."""
+"""Seconds for which windows are kept without a lead at most, to see how long the path is by itself.
+
+Of queues that share workers six times the path, where that is longer: what is out has to be over first, and that takes
+up to four times the path, because one of them may have out twice a lead of twice the path.
+"""
 
 
 class CompletionRate:
@@ -70,17 +75,16 @@ class RunTimes:
 
 
 class PathTime:
-    """The least path time (dispatch to applied, less the run time) of the last minute.
+    """The least path time (dispatch to applied, less the run time) of the last minute, as tasks of one queue tell it.
 
     Only what waited behind nothing tells it: a task that waited in the broker for its turn took as long as the lead of
-    its window, and a lead that grew to twice that would double each minute. Of a queue that is never at rest, nothing
-    tells it. So its window has no lead once a minute until it is known (`probes`), as the congestion control BBR keeps
-    its pipe empty for a moment (Cardwell et al., 2016); all queues at the same moment, for they may share workers.
+    its window, and a lead that grew to twice that would double each minute.
     """
 
     def __init__(self) -> None:
         self._least: deque[tuple[float, float]] = deque()
-        self._last = 0.0
+        self.last = -math.inf
+        """When the last task told it."""
 
     def add(self, seconds: float, now: float) -> None:
         """A task that had not to wait in the broker came back at `now` after a path of `seconds`."""
@@ -88,20 +92,55 @@ class PathTime:
             self._least.pop()
         if not self._least or now - self._least[-1][0] >= 1.0:
             self._least.append((now, seconds))
-        self._last = now
+        self.last = now
         self._forget(now)
 
-    def least(self, now: float) -> float:
-        """Seconds; 0 when nothing is known."""
+    def least(self, now: float) -> tuple[float, float] | None:
+        """When the least was seen, and its seconds; None when nothing is known."""
         self._forget(now)
-        return self._least[0][1] if self._least else 0.0
-
-    def probes(self, now: float) -> bool:
-        """Whether it is time to see how long the path is."""
-        if not self._least or now - self._last < PATH_MEMORY / 2:
-            return False
-        return now % PATH_MEMORY < PROBE
+        return self._least[0] if self._least else None
 
     def _forget(self, now: float) -> None:
         while len(self._least) > 1 and now - self._least[0][0] > PATH_MEMORY:
             self._least.popleft()
+
+
+class Path(NamedTuple):
+    """The path of queues that share workers.
+
+    Attributes:
+        seconds: how long it takes; 0 when nothing is known.
+        probed: it is time to see how long it is.
+    """
+
+    seconds: float = 0.0
+    probed: bool = False
+
+
+def path_of(times: Iterable[PathTime], now: float, *, shared: bool = True) -> Path:
+    """The path of queues that share workers, from what the tasks of each tell: they go the same way.
+
+    It is the least of the last minute. What is older counts only while there is nothing newer, of any of them: so one
+    slow task, such as the first one of a queue, is believed until another tells better, and not for ever.
+
+    Of queues that are never at rest, nothing tells it. So their windows have no lead once a minute until it is known,
+    as the congestion control BBR keeps its pipe empty for a moment (Cardwell et al., 2016). All of them at the same
+    moment, those of which nothing was ever known too: while one has a lead, what the others send waits behind it.
+
+    Args:
+        times: of all of them.
+        now: monotonic seconds.
+        shared: whether it is more than one.
+    """
+    last, newest, least = -math.inf, (-math.inf, 0.0), math.inf
+    for each in times:
+        seen = each.least(now)
+        if seen is not None:
+            last, newest = max(last, each.last), max(newest, seen)
+            if now - seen[0] <= PATH_MEMORY:
+                least = min(least, seen[1])
+    if last == -math.inf:
+        return Path()
+    seconds = newest[1] if least == math.inf else least
+    lasts = min(max(PROBE, 6 * seconds), PATH_MEMORY / 2) if shared else PROBE
+    return Path(seconds, now - last >= PATH_MEMORY / 2 and now % PATH_MEMORY < lasts)

@@ -63,6 +63,21 @@ def test_one_is_on_its_way_while_others_have_more_than_their_share() -> None:
     assert hand_out([claim("a", 9.5, out=10, lag=9.0), ahead], [workers(10)]) == {"a": 0, "b": 0}
 
 
+def test_none_is_on_its_way_early_while_the_path_is_probed() -> None:
+    """What is sent then must find a slot, also when there are more queues than slots; what is too much ends first."""
+
+    def given(*out: int, probed: bool) -> dict[str, int]:
+        return hand_out(
+            [Claim(queue, 1 / 3, 0.0, 0.0, each, 9, 1, 0.1, probed) for queue, each in zip("abc", out, strict=True)],
+            [workers(1)],
+        )
+
+    assert given(1, 1, 0, probed=False) == {"a": 0, "b": 0, "c": 1}
+    assert given(1, 1, 0, probed=True) == {"a": 0, "b": 0, "c": 0}
+    assert given(0, 0, 0, probed=True) == {"a": 1, "b": 0, "c": 0}
+    assert given(5, 0, 1, probed=True) == {"a": 0, "b": 1, "c": 0}
+
+
 def test_workers_that_serve_some_of_the_queues_count_for_these() -> None:
     groups = [workers(10, "ab"), workers(10, "a")]
 

@@ -14,6 +14,7 @@ from scheduler_service.fleet.rates import (
     CompletionRate,
     PathTime,
     RunTimes,
+    path_of,
 )
 
 
@@ -66,26 +67,69 @@ def test_a_run_time_counts_from_the_first_on() -> None:
     assert times.expected == 0.5
 
 
+def path(*times: PathTime, at: float) -> float:
+    return path_of(times, at).seconds
+
+
+def probed(*times: PathTime, at: float) -> bool:
+    return path_of(times, at).probed
+
+
 def test_the_least_path_time_of_the_last_minute() -> None:
-    path = PathTime()
-    assert path.least(0.0) == 0.0
+    times = PathTime()
+    assert path(times, at=0.0) == 0.0
     for at, seconds in [(0.0, 0.5), (10.0, 0.2), (20.0, 0.3)]:
-        path.add(seconds, at)
-    assert path.least(20.0) == 0.2
-    assert path.least(10.5 + PATH_MEMORY) == 0.3
-    assert path.least(20.5 + PATH_MEMORY) == 0.3  # better than nothing
+        times.add(seconds, at)
+    assert path(times, at=20.0) == 0.2
+    assert path(times, at=10.5 + PATH_MEMORY) == 0.3
+    assert path(times, at=20.5 + PATH_MEMORY) == 0.3, "better than nothing"
 
 
 def test_the_path_is_probed_once_a_minute_when_nothing_tells_it() -> None:
-    path = PathTime()
-    assert not path.probes(PATH_MEMORY)
-    path.add(0.1, PATH_MEMORY - 5.0)
-    assert not path.probes(PATH_MEMORY)
-    assert path.probes(2 * PATH_MEMORY)
-    assert path.probes(2 * PATH_MEMORY + PROBE - 0.01)
-    assert not path.probes(2 * PATH_MEMORY + PROBE)
-    path.add(0.1, 2 * PATH_MEMORY + 0.1)
-    assert not path.probes(2 * PATH_MEMORY + 0.1)
+    times = PathTime()
+    assert not probed(times, at=PATH_MEMORY)
+    times.add(0.1, PATH_MEMORY - 5.0)
+    assert not probed(times, at=PATH_MEMORY)
+    assert probed(times, at=2 * PATH_MEMORY)
+    assert probed(times, at=2 * PATH_MEMORY + PROBE - 0.01)
+    assert not probed(times, at=2 * PATH_MEMORY + PROBE)
+    times.add(0.1, 2 * PATH_MEMORY + 0.1)
+    assert not probed(times, at=2 * PATH_MEMORY + 0.1)
+
+
+def test_a_long_path_of_queues_that_share_workers_is_probed_until_what_is_out_is_over() -> None:
+    times = PathTime()
+    times.add(1.0, 5.0)
+    assert not path_of([times], PATH_MEMORY + PROBE, shared=False).probed
+    assert probed(times, at=PATH_MEMORY + 5.9)
+    assert not probed(times, at=PATH_MEMORY + 6.1)
+    times.add(1000.0, 2 * PATH_MEMORY)
+    assert not probed(times, at=3.5 * PATH_MEMORY + 1.0), "for half of the time at most"
+
+
+def test_queues_that_share_workers_have_one_path() -> None:
+    slow, fast, unknown = PathTime(), PathTime(), PathTime()
+    slow.add(0.3, 0.0)
+    assert path(slow, unknown, at=1.0) == path(unknown, slow, at=1.0) == 0.3
+    fast.add(0.01, 2.0)
+    assert path(slow, fast, unknown, at=3.0) == 0.01
+
+
+def test_a_path_that_was_quick_once_does_not_count_when_another_queue_tells_better() -> None:
+    quick, slow = PathTime(), PathTime()
+    quick.add(0.01, 0.0)
+    slow.add(0.3, PATH_MEMORY - 1.0)
+    assert path(quick, slow, at=PATH_MEMORY) == 0.01
+    assert path(quick, slow, at=PATH_MEMORY + 1.0) == 0.3
+    assert path(quick, slow, at=10 * PATH_MEMORY) == 0.3, "what was seen last, while nothing is new"
+
+
+def test_queues_that_share_workers_are_probed_together_unless_one_tells() -> None:
+    told, unknown = PathTime(), PathTime()
+    told.add(0.1, 0.0)
+    assert probed(told, unknown, at=PATH_MEMORY) == probed(unknown, told, at=PATH_MEMORY) is True
+    unknown.add(0.1, PATH_MEMORY)
+    assert not probed(told, unknown, at=PATH_MEMORY + 0.1)
 
 
 @pytest.mark.parametrize("count", [10, 10_000])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, defaultdict
+from functools import partial
+from itertools import pairwise
 from random import Random
 from statistics import mean
 
@@ -97,6 +99,88 @@ def test_shares_of_queues_match_whatever_workers_take_ahead(
     whole = sum(used.values())
     assert used == {queue: pytest.approx(due * whole, rel=0.01) for queue, due in contest.due.items()}
     assert fleet.returned <= 1
+
+
+def worst_of(fleet: Fleet, weights: dict[str, float], since: float, until: float) -> tuple[float, float, float]:
+    """Of any 30 s (whole seconds): by what part of its share a queue was off at most, and the least that was busy.
+
+    And the longest time that a queue had no task at all.
+    """
+    had: dict[int, Counter[str]] = defaultdict(Counter)
+    ends = {queue: [START + since] for queue in weights}
+    for job in fleet.done:
+        had[int(job.ended - START)][job.lane.queue] += job.ended - job.started  # type: ignore[assignment]
+        if since < job.ended - START < until:
+            ends[job.lane.queue].append(job.ended)
+    off, busy = 0.0, 1.0
+    for first in range(int(since), int(until) - 29):
+        used = {queue: sum(had[second][queue] for second in range(first, first + 30)) for queue in weights}
+        whole, weight = sum(used.values()), sum(weights.values())
+        off = max(off, *(abs(used[queue] / whole * weight / weights[queue] - 1) for queue in weights))
+        busy = min(busy, whole / 30 / sum(machine.slots for machine in fleet.machines))
+    return off, busy, max(b - a for each in ends.values() for a, b in pairwise([*each, START + until]))
+
+
+def shared_by_three(fleet: Fleet, order: str, apart: float, seconds: float) -> dict[str, float]:
+    """Two slots, and three queues of 50 ms tasks that come one after the other; returns their weights."""
+    weights = {"a": 3.0, "b": 2.0, "c": 1.0}
+    fleet.worker(2, *weights)
+    for queue, weight in weights.items():
+        fleet.limit(Scope.QUEUE, queue, weight=weight)
+    for number, queue in enumerate(order):
+        tasks = [0.05] * int(seconds * 40 * weights[queue] / 6 * 1.2)
+        fleet.after(number * apart, partial(fleet.submit, of(queue, task=f"t{queue}"), *tasks))
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("path", "order", "since"),
+    [
+        *((0.1, order, 90.0) for order in ("abc", "acb", "bac", "bca", "cab", "cba")),
+        *((0.3, order, 90.0) for order in ("abc", "bca", "cba")),
+        *((1.0, order, 95.0) for order in ("abc", "bca", "cba")),
+    ],
+)
+def test_a_path_that_was_slow_in_the_first_second_is_forgotten(path: float, order: str, since: float) -> None:
+    """It was that of the first queue that came, and others never had a slot waiting for them to tell better.
+
+    The longer it was, the longer takes what is out because of it, and what is then made up for.
+    """
+    fleet = PrefetchingFleet(path)
+    weights = shared_by_three(fleet, order, 0.3, 126.0)
+    fleet.after(1.0, lambda: setattr(fleet, "path", 0.003))
+    fleet.run(126.0)
+    off, busy, longest = worst_of(fleet, weights, since, 126.0)
+    assert off < 0.02
+    assert busy > 0.95
+    assert longest < 1.0
+    assert fleet.flights.window("a", fleet.now).tasks < 10
+
+
+def test_a_path_that_was_slow_at_first_is_forgotten_when_queues_are_more_than_slots() -> None:
+    fleet = PrefetchingFleet(0.1)
+    fleet.worker(1, *"abc")
+    for number, queue in enumerate("abc"):
+        fleet.after(number * 0.3, partial(fleet.submit, of(queue, task=f"t{queue}"), *[0.05] * 1000))
+    fleet.after(1.0, lambda: setattr(fleet, "path", 0.003))
+    fleet.run(125.0)
+    off, busy, longest = worst_of(fleet, dict.fromkeys("abc", 1.0), 90.0, 125.0)
+    assert off < 0.02
+    assert busy > 0.95
+    assert longest < 1.0
+
+
+@pytest.mark.parametrize("path", [0.1, 0.3])
+def test_queues_that_share_workers_notice_a_path_that_becomes_slow(path: float) -> None:
+    fleet = Fleet(path=0.003)
+    weights = shared_by_three(fleet, "cba", 0.3, 206.0)
+    fleet.after(45.0, lambda: setattr(fleet, "path", path))
+    fleet.run(206.0)
+    assert worst_of(fleet, weights, 5.0, 45.0)[0] < 0.02
+    off, busy, longest = worst_of(fleet, weights, 147.0, 206.0)
+    assert off < 0.02
+    assert busy > 0.95
+    assert longest < 2.0
 
 
 @pytest.mark.parametrize("run", [0.02, 0.1, 2.0])
