@@ -64,10 +64,22 @@ async def test_a_scheduler_whose_store_was_put_back_is_believed(broker: Broker, 
             assert (await scheduler.outcome(work)).kind is OutcomeKind.SUCCEEDED
 
 
+class WatchedGate(threading.Event):
+    """A gate that says when a task function has first looked at it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looked_at = threading.Event()
+
+    def is_set(self) -> bool:
+        self.looked_at.set()
+        return super().is_set()
+
+
 async def test_after_a_pause_what_has_not_started_goes_back_and_what_runs_goes_on(
     broker: Broker, namespace: str
 ) -> None:
-    gates["pause"] = threading.Event()
+    gate = gates["pause"] = WatchedGate()
     settings = worker_settings(broker.url, namespace, slots=1, queue_patience=60.0)
     async with StandInScheduler(broker.url, namespace) as scheduler, RunningWorker(settings) as running:
         pauses: list[StoodStill] = []
@@ -75,6 +87,7 @@ async def test_after_a_pause_what_has_not_started_goes_back_and_what_runs_goes_o
         runs, waits = assignment("wait_for", "pause"), assignment("add", 1, 2)
         await scheduler.send(runs, waits, number=1)
         await scheduler.until(lambda: running.worker.executor.waiting == 1)
+        await scheduler.until(gate.looked_at.is_set, what="it has begun")
         scheduler.mark = 5
         running.worker.pauses._looked_at -= 60.0  # as if nobody had looked for a minute
         outcome = await scheduler.outcome(waits)
@@ -85,7 +98,7 @@ async def test_after_a_pause_what_has_not_started_goes_back_and_what_runs_goes_o
         await scheduler.send(buffered, number=4)
         outcome = await scheduler.outcome(buffered)
         assert (outcome.kind, outcome.reason) == AWAY
-        gates["pause"].set()
+        gate.set()
         assert (await scheduler.outcome(runs)).kind is OutcomeKind.SUCCEEDED
         await scheduler.send(later, number=5)
         assert (await scheduler.outcome(later)).kind is OutcomeKind.SUCCEEDED

@@ -201,7 +201,7 @@ async def test_what_ignores_that_it_is_cancelled_keeps_its_slot_until_its_hard_t
 ) -> None:
     settings = worker_settings(broker.url, namespace, slots=1, timeout_grace=0.1, queue_patience=10.0)
     async with StandInScheduler(broker.url, namespace) as scheduler, RunningWorker(settings) as running:
-        work, behind = assignment(name, gate, policy=Policy(hard_timeout=1.0)), assignment("add", 1, 2)
+        work, behind = assignment(name, gate, policy=Policy(hard_timeout=2.5)), assignment("add", 1, 2)
         await scheduler.send(work, behind)
         await until_running(scheduler, running, work)
         await scheduler.cancel(work)
