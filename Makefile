@@ -18,7 +18,7 @@ check: $(DEV) ## Format, lint, types, import contracts and unit tests: what CI r
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest -n 2 tests/unit
 
 test: $(DEV) ## Run the whole test suite against a real broker, which is set up if there is none
 	$(BIN)/python -m deploy.local.install
