@@ -227,8 +227,7 @@ class Worker:
             self._renew,
             self.executor.cancel,
             self._briefed,
-            self._listening,
-            self._listening_no_more,
+            self._missed,
             self.commands.take,
             self.commands.refuse,
         )
@@ -322,13 +321,8 @@ class Worker:
         self.executor.give_back(ReturnReason.AWAY)
         self.briefing.begin()
 
-    def _listening_no_more(self) -> None:
-        """It is told nothing until it listens again; the scheduler sends it nothing meanwhile."""
-        self._cut_off()
-        self.beats.changed()
-
-    def _listening(self) -> None:
-        """What was said before this moment was not heard, what is said from now on is."""
+    def _missed(self) -> None:
+        """It has begun to listen, and asks what was said before; or it listens no more, and is to be sent nothing."""
         self._cut_off()
         self.beats.changed()
 

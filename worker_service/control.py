@@ -40,8 +40,7 @@ class ControlListener:
         renew: called with the queue of each `renew`.
         cancel: called with the leases of each `cancel`.
         mark: called with the token and the number of each `mark`.
-        listening: called when it has begun to listen; what was said before is not heard.
-        deaf: called when it listens no more.
+        missed: called when it begins to listen, since what was said before was not heard, and when that ends.
         command: called with every other message.
         refuse: called with the token of a command that cannot be understood, and the reason.
     """
@@ -54,8 +53,7 @@ class ControlListener:
         renew: Callable[[str], None],
         cancel: Callable[[Collection[str]], None],
         mark: Callable[[str, int], None],
-        listening: Callable[[], None],
-        deaf: Callable[[], None],
+        missed: Callable[[], None],
         command: Callable[[Control], None],
         refuse: Callable[[str, str], None],
     ) -> None:
@@ -66,7 +64,7 @@ class ControlListener:
         self._mark = mark
         self._renew = renew
         self._consumer = Consumer(
-            connection, queue, self._arrived, prefetch=0, no_ack=True, on_consuming=listening, on_ended=deaf
+            connection, queue, self._arrived, prefetch=0, no_ack=True, on_consuming=missed, on_ended=missed
         )
         self._looks = Periodic("control queue", LOOK, self._look)
 

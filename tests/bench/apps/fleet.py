@@ -106,7 +106,7 @@ class Fleet:
             consuming,
             lambda: self._topology.control_queue(worker, "simulated"),
             beats.probe,
-            *[nothing] * 7,
+            *[nothing] * 6,
         )
         for part in (control, beats):
             await part.start()
