@@ -149,9 +149,10 @@ class Collector:
             raise
         told: dict[str, list[TaskResult]] = defaultdict(list)
         again: dict[str, list[str]] = defaultdict(list)
-        self._land_finished(outcomes.finished, told, now)
-        self._land(outcomes.applied, now)
+        finished = self._land_finished(outcomes.finished, told, now)
+        others, stale = self._land(outcomes.applied, now)
         self._landed()
+        self._telemetry.emit(events.Replied(len(reports), [*finished, *others], stale))
         for each in outcomes.applied:
             stored, task = each.stored, each.task
             if stored is None or task is None or task.state not in TERMINAL:
@@ -238,10 +239,12 @@ class Collector:
             else:
                 await self.apply([_unstorable(reports[0], error)])
 
-    def _land_finished(self, finished: Sequence[Finished], told: dict[str, list[TaskResult]], now: float) -> None:
+    def _land_finished(
+        self, finished: Sequence[Finished], told: dict[str, list[TaskResult]], now: float
+    ) -> list[events.Finished]:
         """Successes that went the short way: let them land, and note who is to be told what."""
         if not finished:
-            return
+            return []
         self._flights.land_all([(each.lease, each.run_seconds) for each in finished], time.monotonic())
         by_function: dict[tuple[str, str], tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
         succeeded = State.SUCCEEDED.value
@@ -255,12 +258,12 @@ class Collector:
             for alias in each.aliases:
                 if alias.reply_to is not None:
                     told[alias.reply_to].append(TaskResult(alias.id, succeeded, each.result))
-        groups = [events.Finished(*which, succeeded, *seconds) for which, seconds in by_function.items()]
-        self._telemetry.emit(events.Replied(len(finished), groups, 0))
+        return [events.Finished(*which, succeeded, *seconds) for which, seconds in by_function.items()]
 
-    def _land(self, applied: Sequence[Applied], now: float) -> None:
+    def _land(self, applied: Sequence[Applied], now: float) -> tuple[list[events.Finished], int]:
+        """Let all others land; those that ended, and how many changed nothing."""
         if not applied:
-            return
+            return [], 0
         clock = time.monotonic()
         finished: dict[tuple[str, str, str], tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
         queued: dict[Lane, list[float]] = defaultdict(list)
@@ -302,12 +305,11 @@ class Collector:
             self._scheduled(queue, count)
         if moments:
             self._expect(min(moments))
-        groups = [events.Finished(*which, *seconds) for which, seconds in finished.items()]
-        self._telemetry.emit(events.Replied(len(applied), groups, stale))
         for queue, count in held.items():
             self._telemetry.emit(events.Held(queue, count))
         for (queue, kind, retried), count in failed.items():
             self._telemetry.emit(events.AttemptsFailed(queue, kind, retried, count))
+        return [events.Finished(*which, *seconds) for which, seconds in finished.items()], stale
 
 
 def _outcomes(delivery: Delivery, refused: list[ParkedMessage]) -> tuple[str, list[Outcome]]:
