@@ -419,19 +419,17 @@ class Flights:
             now: monotonic seconds.
             run_seconds: how long it ran, when it completed.
         """
-        flight = self.by_lease.pop(lease, None)
-        if flight is None:
-            return
-        self._leave(flight)
-        if flight.lane is not None:
-            self._landed(flight.lane, 1)
         if run_seconds is not None:
-            self._learn(flight.queue, flight.name, [run_seconds], now)
-            if flight.straight and not flight.adopted:
-                self._paths[flight.queue].add(max(0.0, now - flight.dispatched_at - run_seconds), now)
+            self.land_all([(lease, run_seconds)], now)
+            return
+        flight = self.by_lease.pop(lease, None)
+        if flight is not None:
+            self._leave(flight)
+            if flight.lane is not None:
+                self._landed(flight.lane, 1)
 
     def land_all(self, completed: Iterable[tuple[str, float]], now: float) -> None:
-        """Dispatches have completed: (lease, run time in seconds) of each. As `land` one by one, and faster."""
+        """Dispatches have completed: (lease, run time in seconds) of each."""
         runs: dict[tuple[str, str], list[float]] = defaultdict(list)
         lanes: dict[int, tuple[Lane, int]] = {}
         least: dict[str, float] = {}
