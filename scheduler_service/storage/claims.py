@@ -91,7 +91,7 @@ _claim = Change(
         )
     )
 )
-_over = LookUp(
+_still_queued = LookUp(
     select(tasks.c.seq, tasks.c.id)
     .where(tasks.c.state == literal_column("'queued'"))
     .with_for_update(skip_locked=True),
@@ -123,7 +123,7 @@ def claim(
         return [([], [], {}) for _ in turns]
     rows = {row[0]: row for row in _claim.run(connection, rows_as_json(changes), {"now": now})}
     left = [change[0] for change in changes if change[0] not in rows] if len(rows) < len(changes) else []
-    late: dict[int, str] = {row[0]: row[1] for row in _over.run(connection, left)} if left else {}
+    late: dict[int, str] = {row[0]: row[1] for row in _still_queued.run(connection, left)} if left else {}
     result: list[tuple[list[ClaimedTask], list[str], dict[int, int]]] = []
     for turn, picked in zip(turns, chosen, strict=True):
         claimed: list[ClaimedTask] = []

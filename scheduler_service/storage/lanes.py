@@ -13,6 +13,7 @@ from msgspec import Struct
 from sqlalchemy import BigInteger, Connection, Select, bindparam, column, func, select, text, true
 
 from common.options import TaskOptions
+from scheduler_service.storage.prepared import run_compiled
 from scheduler_service.storage.schema import QUEUED, tasks
 from scheduler_service.storage.tasks import due_since
 
@@ -55,9 +56,8 @@ class FirstOf:
             return connection.execute(self.statement(), {"lanes": list(lanes), "n": limit}).all()
         if self._compiled is None:
             self._compiled = self.statement_of_sqlite().compile(dialect=connection.dialect)
-        given = self._compiled.construct_params({"lanes": msgspec.json.encode(lanes).decode(), "n": limit})
-        values = tuple(given[name] for name in self._compiled.positiontup)
-        rows: list[Sequence[int]] = list(connection.exec_driver_sql(str(self._compiled), values).all())
+        given = {"lanes": msgspec.json.encode(lanes).decode(), "n": limit}
+        rows: list[Sequence[int]] = list(run_compiled(connection, self._compiled, given).all())
         rows.sort(key=lambda row: row[1])
         return rows
 

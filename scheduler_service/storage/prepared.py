@@ -106,7 +106,7 @@ class LookUp:
 
 
 class Field(Protocol):
-    """Names a value of a row that `Change` is given."""
+    """Names a value of a row that `Change` or `Fill` is given."""
 
     def __call__(self, at: int, kind: type[TypeEngine[Any]]) -> ColumnElement[Any]:
         """The value at `at`, counted from 0, as this kind of column."""
@@ -132,8 +132,7 @@ class _ByRows(ABC):
             return connection.execute(self.statement(), given)
         if self._compiled is None:
             self._compiled = self.statement_of_sqlite().compile(dialect=connection.dialect)
-        said = self._compiled.construct_params(given)
-        return connection.exec_driver_sql(str(self._compiled), tuple(said[name] for name in self._compiled.positiontup))
+        return run_compiled(connection, self._compiled, given)
 
     def statement(self) -> UpdateBase:
         """For PostgreSQL."""
@@ -208,6 +207,12 @@ class Fill(_ByRows):
     def _over(self, rows: FromClause, field: Field) -> UpdateBase:
         columns = self._columns(field)
         return self._table.insert().from_select(list(columns), select(*columns.values()).select_from(rows))
+
+
+def run_compiled(connection: Connection, compiled: Any, values: Mapping[str, Any]) -> CursorResult[Any]:
+    """Run what SQLite's dialect has compiled, with these parameters and those that the statement brings along."""
+    given = compiled.construct_params(values)
+    return connection.exec_driver_sql(str(compiled), tuple(given[name] for name in compiled.positiontup))
 
 
 def rows_as_json(rows: Sequence[tuple[Any, ...]] | Sequence[Struct]) -> str:
