@@ -1,4 +1,4 @@
-"""Statements on marks: numbers that outlive the process, by name. Their rows are made by the migrations."""
+"""Statements on marks: numbers that outlive the process, by name. Their rows are made with the tables."""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@ unfinished, so a large history costs the hot path nothing.
 
 from __future__ import annotations
 
+from typing import Final
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -24,6 +26,8 @@ from sqlalchemy import (
     text,
 )
 
+REVISION: Final = "0003"
+"""The newest migration, which leads to these tables."""
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_name)s",

@@ -6,13 +6,12 @@ import asyncio
 import contextlib
 import importlib
 import sqlite3
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Connection
 
 from common.errors import SettingsError, StoreOutOfDate, StoreUnavailable
@@ -21,10 +20,11 @@ from common.telemetry import Telemetry
 from scheduler_service import operations
 from scheduler_service.events import StoreFailed
 from scheduler_service.fleet.lanes import lane
-from scheduler_service.storage import claims, engine, lanes, tasks
+from scheduler_service.storage import claims, engine, lanes, schema, tasks
 from scheduler_service.storage.engine import open_engine
 from scheduler_service.storage.migrate import migrate
 from scheduler_service.storage.store import Store
+from scheduler_service.storage.upgrade import upgrade
 from tests.support.storage import NOW, RULES, accept, claim, new
 
 
@@ -138,6 +138,7 @@ from common.errors import StoreUnavailable
 from common.states import TERMINAL
 from common.telemetry import Telemetry
 from scheduler_service.storage.store import Store
+from scheduler_service.storage.upgrade import upgrade
 
 async def main():
     try:
@@ -210,16 +211,53 @@ def test_the_schema_is_brought_up_to_date_once(file: Path) -> None:
 
 def database_at(file: Path, revision: str, *statements: str) -> None:
     """A database as an older release left it."""
-    config = Config()
-    config.set_main_option("script_location", "scheduler_service:storage/migrations")
-    config.set_main_option("path_separator", "os")
     opened = open_engine(f"sqlite:///{file}")
     with opened.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
+        upgrade(connection, revision)
         for statement in statements:
             connection.exec_driver_sql(statement)
     opened.dispose()
+
+
+def description(file: Path) -> dict[str, Any]:
+    """Tables, columns, indexes and the rows that are there from the start."""
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+
+        def read(statement: str) -> list[Any]:
+            return connection.execute(statement).fetchall()
+
+        tables = [name for (name,) in read("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
+        found: dict[str, Any] = {name: read(f"PRAGMA table_xinfo({name})") for name in tables}
+        indexes = {name: sorted(row[1:] for row in read(f"PRAGMA index_list({name})")) for name in tables}
+        found["indexes"] = indexes
+        found["how"] = read("SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'index' ORDER BY name")
+        found["rows"] = {name: read(f"SELECT * FROM {name}") for name in tables if name != "sqlite_sequence"}
+        return found
+
+
+async def test_a_new_database_is_what_the_migrations_lead_to(tmp_path: Path) -> None:
+    """It is made without them, and later ones have to find what they expect."""
+    migrated, made = tmp_path / "migrated.db", tmp_path / "made.db"
+    database_at(migrated, "head")
+    store = a_store(made)
+    await store.start()
+    await store.stop()
+    assert description(made) == description(migrated)
+    assert description(made)["rows"]["alembic_version"] == [(schema.REVISION,)]
+
+
+def test_a_start_without_a_migration_does_not_load_alembic(file: Path) -> None:
+    program = (
+        "import sys, scheduler_service.app\n"
+        "from scheduler_service.storage.engine import open_engine\n"
+        "from scheduler_service.storage.migrate import migrate\n"
+        "for _ in range(2): migrate(open_engine(sys.argv[1]))\n"
+        "print('alembic' in sys.modules)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", program, f"sqlite:///{file}"], capture_output=True, text=True, check=True
+    )
+    assert said.stdout == "False\n"
 
 
 async def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_that_is_in_it(file: Path) -> None:
