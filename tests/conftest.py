@@ -41,8 +41,8 @@ def broker() -> Iterator[Broker]:
         found.__exit__(None, None, None)
 
 
-@pytest.fixture(scope="module")
-def _module_node() -> Iterator[RabbitNode]:
+@pytest.fixture(scope="session")
+def _private_node() -> Iterator[RabbitNode]:
     if os.environ.get("WARREN_TEST_AMQP_URL"):
         pytest.skip("WARREN_TEST_AMQP_URL names a broker that is not ours to kill")
     try:
@@ -58,9 +58,9 @@ def _module_node() -> Iterator[RabbitNode]:
 
 
 @pytest.fixture
-def private_broker(_module_node: RabbitNode) -> Iterator[RabbitNode]:
-    """A node to kill, pause and starve; the tests of a module share it, each finds it running, whole and empty."""
-    node = _module_node
+def private_broker(_private_node: RabbitNode) -> Iterator[RabbitNode]:
+    """A node to kill, pause and starve; tests share it one after another, each finds it running, whole and empty."""
+    node = _private_node
     if not node.running:
         node.start()
     node.delete_names()

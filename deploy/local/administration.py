@@ -65,6 +65,15 @@ class Administration(ABC):
             depths[name] = Depth(int(ready), int(unacked), int(consumers))
         return depths
 
+    def bindings(self, exchange: str, vhost: str = "/") -> set[tuple[str, str]]:
+        """Return what is bound to an exchange: the names of the queues or exchanges, and the binding keys."""
+        source = f"{{resource, {_binary(vhost)}, exchange, {_binary(exchange)}}}"
+        lines = self.eval(
+            'unicode:characters_to_binary([io_lib:format("~ts ~ts~n", [Name, Key]) ||'
+            f" {{binding, _, Key, {{resource, _, _, Name}}, _}} <- rabbit_binding:list_for_source({source})])."
+        )
+        return {(name, key) for name, _, key in (line.partition(" ") for line in lines.splitlines())}
+
     def close_all_connections(self, reason: str = "closed by the operator") -> None:
         """Let the broker close every AMQP connection with a 320 (CONNECTION_FORCED) and this reason."""
         pids = "rabbit_networking:connections()"

@@ -20,6 +20,8 @@ from tests.support.store import StoreFile
 from tests.support.verdict import Verdict, judge
 
 TASKS = "tests.system.tasks"
+ENDLESS = 100_000
+STREAM = 50.0  # tasks a second
 _LOG_LINES = 60
 
 
@@ -143,6 +145,10 @@ class Cluster:
     def load(self, make: Callable[[int], tuple[Call[Any], Expected]], count: int, **options: Any) -> Load:
         """Start a stream of `count` submissions by a client of its own."""
         return Load(self.client(), self.journal, make, count=count, **options).start()
+
+    def stream(self, make: Callable[[int], tuple[Call[Any], Expected]], **options: Any) -> Load:
+        """`load` for as long as a fault takes, until it is `enough`: a flow that leaves the machine to the fault."""
+        return self.load(make, ENDLESS, **{"chunk": 10, "window": 60, "rate": STREAM, **options})
 
     def out(self) -> dict[str, float]:
         """Return what the scheduler still counts in its windows and backlog; a leak there would close them in time."""

@@ -3,7 +3,9 @@
 import time
 from collections.abc import Callable
 
-_POLL = 0.02  # seconds between two looks
+_POLL = 0.02  # seconds between two looks at first
+_SLOWEST = 0.2  # and at last: a look may be a scrape of all metrics, and the machine has other tests to run
+_PART = 0.05  # of the time waited so far
 
 
 def wait_until(holds: Callable[[], object], timeout: float, what: str, state: Callable[[], object] = str) -> None:
@@ -18,7 +20,8 @@ def wait_until(holds: Callable[[], object], timeout: float, what: str, state: Ca
     Raises:
         AssertionError: the condition did not come true in time.
     """
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
     while not holds():
-        assert time.monotonic() < deadline, f"{what}: not within {timeout:g} s; {state()}"
-        time.sleep(_POLL)
+        waited = time.monotonic() - began
+        assert waited < timeout, f"{what}: not within {timeout:g} s; {state()}"
+        time.sleep(min(_SLOWEST, max(_POLL, _PART * waited)))

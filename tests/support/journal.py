@@ -3,6 +3,7 @@
 It is kept apart from what it judges: an id stands in it only once the client's confirm is there.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -62,6 +63,7 @@ class Load:
         count: how many tasks.
         chunk: how many go into one `submit_many`.
         window: how many may be unfinished at a time: a slow system is not buried, so a fault meets a flow.
+        rate: how many a second at most.
         give_up: seconds until a submission without a confirm is a failure of the test.
     """
 
@@ -74,6 +76,7 @@ class Load:
         count: int,
         chunk: int = 20,
         window: int = 200,
+        rate: float = math.inf,
         give_up: float = 90.0,
     ) -> None:
         self._client = client
@@ -82,10 +85,14 @@ class Load:
         self._count = count
         self._chunk = chunk
         self._window = window
+        self._rate = rate
         self._give_up = give_up
         self._failure: BaseException | None = None
         self._enough = threading.Event()
         self.handles: list[Handle[Any]] = []
+        self._finished = 0
+        self._unfinished: list[Handle[Any]] = []
+        self._counting = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="load", daemon=True)
 
     def start(self) -> "Load":
@@ -96,7 +103,12 @@ class Load:
     @property
     def finished(self) -> int:
         """How many outcomes the client has been told."""
-        return sum(handle.done() for handle in list(self.handles))
+        with self._counting:
+            known = self._finished + len(self._unfinished)
+            looked_at = self._unfinished + self.handles[known:]
+            self._unfinished = [handle for handle in looked_at if not handle.done()]
+            self._finished += len(looked_at) - len(self._unfinished)
+            return self._finished
 
     @property
     def confirmed(self) -> int:
@@ -144,7 +156,7 @@ class Load:
             for at in range(0, self._count, self._chunk):
                 while self.confirmed - self.finished >= self._window and not self._enough.is_set():
                     time.sleep(0.005)
-                if self._enough.is_set():
+                if self._enough.wait(self._chunk / self._rate):
                     return
                 made = [self._make(key) for key in self._journal.keys(min(self._chunk, self._count - at))]
                 self.handles += self._submit([call.options(task_id=new_task_id()) for call, _ in made], made)

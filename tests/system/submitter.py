@@ -10,6 +10,7 @@ import itertools
 import os
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.system.workloads import squares
 
 CHUNK = 10
 UNFINISHED = 10  # calls; a client that is told nothing comes to a halt
+PAUSE = 0.05  # seconds between two calls: a flow, not a flood
 
 
 class Confirmed(msgspec.Struct):
@@ -47,6 +49,7 @@ def main(url: str, namespace: str, journal: str, first: int) -> None:
             if len(unfinished) >= UNFINISHED:
                 for handle in unfinished.popleft():
                     handle.result()
+            time.sleep(PAUSE)
 
 
 @contextlib.contextmanager

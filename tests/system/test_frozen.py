@@ -17,7 +17,6 @@ from tests.system.submitter import Confirmed, submitter_process
 from tests.system.workloads import naps, squares
 
 FLOW = {"chunk": 10, "window": 60}
-ENDLESS = 100_000
 PATIENCE = 60.0
 
 
@@ -37,9 +36,9 @@ def test_longer_than_the_heartbeat(
     """Four systems at the same time; in each another process is frozen until the broker has given it up."""
     scheduler, one_of_two, only_worker, client = start_on_node.together({}, {"workers": 2}, {}, {})
     loads = [
-        scheduler.load(naps(0.05), ENDLESS, **FLOW),
-        one_of_two.load(naps(0.2), ENDLESS, **FLOW),
-        only_worker.load(naps(0.05), ENDLESS, **FLOW),
+        scheduler.stream(naps(0.05)),
+        one_of_two.stream(naps(0.2)),
+        only_worker.stream(naps(0.05)),
     ]
     confirmed = tmp_path / "confirmed"
     with submitter_process(client.broker.url, client.namespace, confirmed) as submitter:

@@ -3,6 +3,7 @@
 `test_broker_faults` purges and deletes a work queue, and wipes a broker to which nothing is submitted meanwhile.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -22,8 +23,6 @@ from tests.support.proxy import Direction, Proxy
 from tests.system.conftest import Note, StartCluster
 from tests.system.workloads import gated, naps
 
-ENDLESS = 100_000
-FLOW = {"chunk": 10, "window": 100}
 PATIENCE = 60.0
 DIRECTIONS: tuple[Direction, ...] = ("both", "up", "down")
 LONG = 8
@@ -59,7 +58,7 @@ def join_what_was_stored(cluster: Cluster, load: Load, stored: set[str]) -> int:
 def test_broker_wiped_under_load(private_broker: RabbitNode, start_on_node: StartCluster, note: Note) -> None:
     """The broker's disk is lost while submissions go on, and an empty broker takes its place."""
     cluster = start_on_node(workers=2)
-    load = cluster.load(naps(0.1), ENDLESS, **FLOW)
+    load = cluster.stream(naps(0.1), window=100)
     load.await_more(100)
     private_broker.kill()
     before = Dispatched(cluster)
@@ -76,7 +75,7 @@ def test_old_copy_of_the_broker(
 ) -> None:
     """An old copy of the broker's disk comes back: old bundles are delivered again, new ones are gone."""
     cluster = start_on_node(workers=2)
-    load = cluster.load(naps(0.1), ENDLESS, **FLOW)
+    load = cluster.stream(naps(0.1), window=100)
     load.await_more(100)
     private_broker.stop()
     private_broker.save(tmp_path / "copy")
@@ -127,7 +126,7 @@ def test_worker_cut_off_until_dead(
     gate = tmp_path / "gate"
     long = {each: cluster.load(gated(gate), LONG) for each, cluster in clusters.items()}
     wait_until(lambda: all(load.confirmed for load in long.values()), 20.0, "the long ones are confirmed first")
-    short = {each: cluster.load(naps(0.05), ENDLESS, chunk=2, window=4) for each, cluster in clusters.items()}
+    short = {each: cluster.stream(naps(0.05), chunk=2, window=4) for each, cluster in clusters.items()}
     for each, cluster in clusters.items():
         wait_until(lambda: begun_by(cluster, 0), 20.0, "the worker has begun long tasks")  # noqa: B023 - at once
         short[each].await_more(20)
@@ -184,7 +183,7 @@ def ended_by(cluster: Cluster, key: int, worker: int) -> bool:
 def test_queue_that_never_runs_empty(private_broker: RabbitNode, start_on_node: StartCluster, note: Note) -> None:
     """Bundles vanish from a queue in which others always wait, so it never shows by itself that some are missing."""
     cluster = start_on_node(slots=4, scheduler={"WARREN_RESCUE_INTERVAL": "1"})
-    load = cluster.load(naps(0.02), ENDLESS, chunk=50, window=1000)
+    load = cluster.stream(naps(0.02), chunk=50, window=1000, rate=math.inf)
     load.await_more(100)
     stolen = 0
     with pika.BlockingConnection(pika.URLParameters(private_broker.url())) as connection:

@@ -9,32 +9,24 @@ from tests.system.conftest import Note, StartCluster
 from tests.system.workloads import squares
 
 EXCHANGES = ("submit", "work", "reply", "request", "dlx", "control", "beat")
-ENDLESS = 100_000
-FLOW = {"chunk": 10, "window": 60}
 MOST_LINES = 300
 """Lines that a scheduler may log meanwhile: without a rest between two connections there were thousands."""
-
-
-def bindings(node: RabbitNode, exchange: str) -> set[str]:
-    """What is bound to an exchange."""
-    listed = node.ctl("--quiet", "list_bindings", "source_name", "destination_name", "routing_key")
-    return {line for line in listed.splitlines() if line.startswith(f"{exchange}\t")}
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES)
 def test_deleted_exchange(exchange: str, private_broker: RabbitNode, start_on_node: StartCluster, note: Note) -> None:
     cluster = start_on_node(workers=2)
-    load = cluster.load(squares, ENDLESS, **FLOW)
+    load = cluster.stream(squares)
     load.await_more(100)
     name = f"{cluster.namespace}.{exchange}"
-    bound = bindings(private_broker, name)
+    bound = private_broker.bindings(name)
     assert bound
 
     with pika.BlockingConnection(pika.URLParameters(private_broker.url())) as connection:
         connection.channel().exchange_delete(name)
 
     load.await_more(500)
-    wait_until(lambda: bindings(private_broker, name) == bound, 30, "the bindings are back")
+    wait_until(lambda: private_broker.bindings(name) == bound, 30, "the bindings are back")
     cluster.scheduler.await_ready(30)
     assert all(worker.metric("warren_worker_slots") for worker in cluster.workers)
     assert cluster.scheduler.metric("warren_live_workers") == 2

@@ -10,7 +10,6 @@ from tests.support.proxy import Direction, Proxy
 from tests.system.conftest import Note, StartCluster
 from tests.system.workloads import naps
 
-ENDLESS = 100_000
 FLOW = {"chunk": 10, "window": 60}
 PARTIES = ("scheduler", "worker", "client")
 
@@ -35,7 +34,7 @@ def test_one_way(direction: Direction, ways: Ways, start_on_node: StartCluster, 
         {"workers": 2, "client_url": ways["client"][1]},
     )
     clusters = dict(zip(PARTIES, start_on_node.together(*options), strict=True))
-    loads = {party: cluster.load(naps(0.05), ENDLESS, **FLOW) for party, cluster in clusters.items()}
+    loads = {party: cluster.stream(naps(0.05)) for party, cluster in clusters.items()}
     for load in loads.values():
         load.await_more(40)
     for proxy, _ in ways.values():

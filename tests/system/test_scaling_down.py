@@ -4,6 +4,7 @@ Some are tasks that only some workers can run, so that there is something in the
 """
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -19,7 +20,6 @@ from tests.support.journal import Expected
 from tests.support.services import ROOT, ServiceProcess
 from tests.system.conftest import Note, StartCluster
 
-ENDLESS = 100_000
 SLOTS = 6
 LABELLED: Mapping[str, str] = {"WARREN_LABELS": "gpu"}
 COUNTED = ("warren_tasks_lost_total", "warren_suspects_total", "warren_redelivered_total", "warren_replies_stale_total")
@@ -75,7 +75,7 @@ def test_every_task_runs_once_while_workers_leave(
 ) -> None:
     cluster = start_on_node(workers=5, slots=SLOTS, worker=[{}, LABELLED, {}, LABELLED, LABELLED], restart=False)
     wait_until(lambda: by_state(cluster).get("alive") == 5, 10, "five workers are known")
-    load = cluster.load(mixed, ENDLESS, chunk=40, window=300)
+    load = cluster.stream(mixed, chunk=40, window=300, rate=math.inf)
     load.await_more(200)
     ids = worker_ids(cluster)
 
