@@ -78,6 +78,8 @@ class Quota(Struct, frozen=True, omit_defaults=True, kw_only=True):
         paused: nothing of it is dispatched.
         ageing: of a queue: seconds of waiting that count as one step of priority, so that low priority is not starved
             for ever; None: strict priorities.
+        known: False, in answers about quotas, of a queue that no task and no live worker has named so far. It may have
+            one before its first task, or it is misspelt.
     """
 
     scope: Scope
@@ -87,3 +89,4 @@ class Quota(Struct, frozen=True, omit_defaults=True, kw_only=True):
     concurrency: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     paused: bool = False
     ageing: Annotated[float, Meta(gt=0, le=86_400 * 366)] | None = None
+    known: bool = True

@@ -189,7 +189,12 @@ class Scheduler:
             store, queued=dispatcher.queued, lane_number=dispatcher.lane_number, doubt=dispatcher.recount
         )
         janitor = Janitor(store, settings.result_ttl, telemetry=telemetry, report=service.report)
-        quota_keeper = QuotaKeeper(store, effect=dispatcher.limit, announce=auditor.announce)
+        quota_keeper = QuotaKeeper(
+            store,
+            effect=dispatcher.limit,
+            announce=auditor.announce,
+            knows=lambda queue: dispatcher.knows(queue) or queue in directory.queues(),
+        )
 
         def moved(tasks: Sequence[Moved]) -> None:
             dispatcher.moved(tasks)

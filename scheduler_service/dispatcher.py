@@ -144,6 +144,10 @@ class Dispatcher:
         """Dispatch no more."""
         await self._loop.stop()
 
+    def knows(self, queue: str) -> bool:
+        """Whether there ever was a task for `queue`."""
+        return self._sender.knows(queue)
+
     def admits(self, queue: str) -> bool:
         """Whether `queue` is known or one more may be made."""
         return self._sender.admits(queue)

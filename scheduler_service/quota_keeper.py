@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from common.administration import Change, ListQuotas, Quotas, SetQuota
 from common.failpoints import reached
@@ -27,10 +28,19 @@ class QuotaKeeper:
         store: where quotas are.
         effect: given each quota that was changed, after it was committed.
         announce: tells what was changed.
+        knows: whether a task or a live worker has named this queue.
     """
 
-    def __init__(self, store: Store, *, effect: Callable[[Quota], None], announce: Callable[[Change], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        effect: Callable[[Quota], None],
+        announce: Callable[[Change], None],
+        knows: Callable[[str], bool],
+    ) -> None:
         self._store = store
+        self._knows = knows
         self._effect = effect
         self._announce = announce
 
@@ -38,7 +48,8 @@ class QuotaKeeper:
         """Every quota that was set; those of keys, which may name customers, only to operators."""
         ask = decode(ListQuotas, body)
         quotas = await self._store.run(operations.list_quotas, ask.scope)
-        return Quotas([quota for quota in quotas if asker.administrator or quota.scope is not Scope.KEY])
+        shown = (quota for quota in quotas if asker.administrator or quota.scope is not Scope.KEY)
+        return Quotas([self._told(quota) for quota in shown])
 
     async def set_quota(self, asker: Asker, body: bytes) -> Message:
         """Change one quota; what is left out stays as it is."""
@@ -54,7 +65,10 @@ class QuotaKeeper:
         self._effect(changed.quota)
         if changed.change is not None:
             self._announce(changed.change)
-        return Quotas([changed.quota])
+        return Quotas([self._told(changed.quota)])
+
+    def _told(self, quota: Quota) -> Quota:
+        return replace(quota, known=quota.scope is not Scope.QUEUE or self._knows(quota.name))
 
 
 def _fault(ask: SetQuota) -> str:

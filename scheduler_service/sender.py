@@ -109,6 +109,10 @@ class Sender:
         if self._publishing:
             await asyncio.wait(self._publishing)
 
+    def knows(self, queue: str) -> bool:
+        """Whether there ever was a task for `queue`."""
+        return queue in self._queues
+
     def admits(self, queue: str) -> bool:
         """Whether `queue` is known or one more may be made."""
         if queue not in self._queues:

@@ -93,7 +93,7 @@ class AsyncAdministration(AsyncQuestions):
             timeout: seconds to wait for the answer; None waits for ever.
 
         Returns:
-            The quota as it is now.
+            The quota as it is now. It is not `known` when no task and no live worker has named this queue so far.
 
         Raises:
             InvalidQuota: no quota can be like this, or nothing is to be changed.

@@ -5,33 +5,29 @@ The simulation decides with Warren's own code (tests/support/fleet.py) and takes
 """
 
 import argparse
+import datetime as dt
 import os
 import shutil
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+import msgspec
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from common import call
-from common.client.sync import Client
 from deploy.local import find_broker
 from tests.bench import infrastructure
-from tests.bench.infrastructure import cleaned
-from tests.bench.rounds import new_site
-from tests.bench.services import BenchError, Services
-from tests.bench.site import Site
-from tests.bench.systems import Command
-from tests.bench.systems.warren import Warren
+from tests.bench.competing import Tick
+from tests.bench.infrastructure import Machine
+from tests.bench.mix import on_competing_consumers, on_warren
+from tests.bench.mix_report import RealMixes, Row, mix_table, row
+from tests.bench.services import BenchError
 from tests.support.cluster import Cluster
 from tests.support.scheduling import (
-    CAPACITY,
-    MACHINES,
-    SHORT,
     Arrivals,
     Mix,
     all_at_once,
@@ -42,7 +38,10 @@ from tests.support.scheduling import (
 )
 from tests.support.shares import CONTESTS, environment, measure
 
-_PATIENCE = 300.0
+WARREN, CONSUMERS = "Warren", "competing consumers, prefetch {}"
+PREFETCHES = (1, 50)
+
+_COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 
 
 def _tenants() -> Table:
@@ -62,61 +61,39 @@ def _tenants() -> Table:
 
 
 def _mixes(title: str, arrivals: Arrivals) -> Table:
-    table = Table("", "all done after", "over the bound", "short wait: mean", "p50", "p99", "long: mean", title=title)
-    _add(table, "Warren", with_warren(arrivals))
-    _add(table, "Warren, a key for the short and one for the long", with_warren(arrivals, key=str))
-    for prefetch in (1, 50):
-        _add(table, f"competing consumers, prefetch {prefetch}", with_competing_consumers(arrivals, prefetch))
-    return table
+    keyed = row("Warren, a key for the short and one for the long", with_warren(arrivals, key=str))
+    warren, *consumers = _simulated(arrivals)
+    return mix_table(title, [warren, keyed, *consumers])
 
 
-def _add(table: Table, name: str, mix: Mix) -> None:
-    quantiles = statistics.quantiles(mix.short, n=100)
-    table.add_row(
-        name,
-        f"{mix.makespan:.1f} s",
-        f"{mix.over:.1%}",
-        f"{statistics.mean(mix.short):.2f} s",
-        f"{quantiles[49]:.3f} s",
-        f"{quantiles[98]:.2f} s",
-        f"{statistics.mean(mix.long):.2f} s",
-    )
+def _simulated(arrivals: Arrivals) -> list[Row]:
+    rows = [row(WARREN, with_warren(arrivals))]
+    return rows + [row(CONSUMERS.format(each), with_competing_consumers(arrivals, each)) for each in PREFETCHES]
 
 
-def _real(folder: Path, short: int, long: int) -> Mix:
-    """The mix on a real broker, a scheduler and a worker process for each of `MACHINES`; all tasks at the start.
+def _real(console: Console, folder: Path, arrivals: Arrivals) -> tuple[Machine, list[Row]]:
+    """The mix on one broker, on one system after the other: the machine, and how it went.
 
-    The bound is that of the run times as they were: on a busy machine a task of 10 ms takes longer.
+    Raises:
+        BenchError: a system could not be measured.
     """
-    arrivals = all_at_once(short, long)
-    with infrastructure.broker(folder / "broker", folder / "broker.log") as broker:
-        warren = Warren()
-        site = new_site(warren, Site(broker.url, "", "", str(folder), 4))
-        scheduler, worker = warren.commands(site)
-        commands = [scheduler]
-        for number, (slots, speed) in enumerate(MACHINES):
-            argv = [*worker.argv[:3], "tests.bench.apps.mix_tasks", "--queues", "default", "--slots", str(slots)]
-            environment = worker.environment | {"WARREN_BENCH_SPEED": str(speed)}
-            commands.append(Command(f"worker-{number}", argv, environment))
-        namespace = scheduler.environment["WARREN_NAMESPACE"]
-        with (
-            cleaned(broker, warren.leftovers(site)),
-            Services(site, commands) as services,
-            Client(broker.url, namespace=namespace) as client,
-        ):
-            services.start()
-            _await_workers(client, services)
-            began = time.time()
-            handles = client.submit_many([call("bench.mix", run) for _, run in arrivals])
-            spans = [handle.result(timeout=_PATIENCE) for handle in handles]
-            services.check()
-    waits = [(run, at - began) for (_, run), (at, _, _) in zip(arrivals, spans, strict=True)]
-    return Mix(
-        max(end for _, end, _ in spans) - began,
-        sum((end - at) * speed for at, end, speed in spans) / CAPACITY,
-        sorted(waited for run, waited in waits if run == SHORT),
-        sorted(waited for run, waited in waits if run != SHORT),
-    )
+    rows = []
+    with (
+        infrastructure.broker(folder / "broker", folder / "broker.log") as broker,
+        Progress(*_COLUMNS, console=console, refresh_per_second=2, disable=not console.is_terminal) as progress,
+    ):
+        machine = infrastructure.machine(folder, broker.version, "")
+        systems: dict[str, Callable[[Tick], Mix]] = {WARREN: partial(on_warren, broker, folder, arrivals)}
+        for prefetch in PREFETCHES:
+            consumers = partial(on_competing_consumers, broker, folder, arrivals, prefetch)
+            systems[CONSUMERS.format(prefetch)] = consumers
+        for name, measure_mix in systems.items():
+            bar = progress.add_task(name, total=len(arrivals))
+            before = os.getloadavg()[0]
+            mix = measure_mix(partial(progress.advance, bar))
+            rows.append(row(name, mix, (before, os.getloadavg()[0])))
+            progress.console.print(f"{name}: {mix.makespan:.1f} s, {mix.over:.1%} over the bound of {mix.ideal:.1f} s")
+    return machine, rows
 
 
 def _shares(console: Console, folder: Path, seconds: float) -> None:
@@ -146,49 +123,41 @@ def _shares(console: Console, folder: Path, seconds: float) -> None:
     console.print(table)
 
 
-def _await_workers(client: Client, services: Services) -> None:
-    deadline = time.monotonic() + _PATIENCE
-    while len(client.workers()) < len(MACHINES):
-        services.check()
-        if time.monotonic() > deadline:
-            raise BenchError("the workers are not heard of")
-        time.sleep(0.2)
+def _print_real(console: Console, short: int, long: int, json: Path | None) -> int:
+    """Measure the mix on a real broker, and print and write what came out; returns the exit code."""
+    folder = Path(tempfile.mkdtemp(prefix="warren-scheduling-"))
+    arrivals = all_at_once(short, long)
+    try:
+        machine, rows = _real(console, folder, arrivals)
+    except BenchError as error:
+        console.print(f"failed: {error}; logs are in {folder}", markup=False)
+        return 1
+    shutil.rmtree(folder)
+    if json is not None:
+        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        mixes = RealMixes(now, machine, short, long, rows)
+        json.write_bytes(msgspec.json.format(msgspec.json.encode(mixes), indent=2) + b"\n")
+    console.print(mix_table(f"{short:,} of 10 ms, {long:,} of 10 s, all at the start", rows + _simulated(arrivals)))
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.scheduling", description=__doc__)
-    parser.add_argument("--real", action="store_true", help="the mix on a real broker and workers, about a minute")
+    parser.add_argument("--real", action="store_true", help="the mix on a real broker, about three minutes")
     parser.add_argument("--short", type=int, default=5000, help="tasks of 10 ms of the real mix")
     parser.add_argument("--long", type=int, default=50, help="tasks of 10 s of the real mix")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write what came out of the real mix to this file")
     parser.add_argument("--shares", action="store_true", help="how queues share real workers, about two minutes")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long each of the shares is measured")
     options = parser.parse_args(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = Console(width=None if sys.stdout.isatty() else 160)
     if options.shares:
         with tempfile.TemporaryDirectory(prefix="warren-shares-") as shares:
             _shares(console, Path(shares), options.seconds)
         return 0
     if options.real:
-        folder = Path(tempfile.mkdtemp(prefix="warren-scheduling-"))
-        try:
-            mix = _real(folder, options.short, options.long)
-        except BenchError as error:
-            console.print(f"failed: {error}; logs are in {folder}", markup=False)
-            return 1
-        shutil.rmtree(folder)
-        title = f"Real workers: {options.short:,} of 10 ms, {options.long:,} of 10 s, the bound is {mix.ideal:.1f} s"
-        table = Table(
-            "", "all done after", "over the bound", "short wait: mean", "p50", "p99", "long: mean", title=title
-        )
-        _add(table, "Warren", mix)
-        arrivals = all_at_once(options.short, options.long)
-        _add(table, "Warren, simulated", with_warren(arrivals))
-        for prefetch in (1, 50):
-            consumers = with_competing_consumers(arrivals, prefetch)
-            _add(table, f"competing consumers, prefetch {prefetch}, simulated", consumers)
-        console.print(table)
-        return 0
+        return _print_real(console, options.short, options.long, options.json)
     console.print(_tenants())
     console.print(_mixes("10,000 of 10 ms and 100 of 10 s, all at the start", all_at_once(10_000, 100)))
     console.print(_mixes("at random for a minute, 70 % of the capacity", over_time(60.0, 0.7)))

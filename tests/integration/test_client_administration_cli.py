@@ -95,6 +95,15 @@ def test_a_queue_is_set_paused_and_resumed(scheduler: StandIn) -> None:
     assert not lines(run(queue, "resume", "email", "--json"))[0]["paused"]
 
 
+def test_a_queue_that_nothing_names_is_hinted_at(scheduler: StandIn) -> None:
+    scheduler.administered.unknown = {"emial"}
+    hint = "no task and no worker names the queue 'emial' so far; the setting is kept for its first task\n"
+    for done in (run(queue, "pause", "emial"), run(limit, "set", "--queue", "emial", "--rate", "9/s")):
+        assert (done.exit_code, done.stderr) == (0, hint)
+    assert run(queue, "pause", "email").stderr == ""
+    assert [lines(run(queue, "pause", name, "--json"))[0]["known"] for name in ("email", "emial")] == [True, False]
+
+
 def test_limits_of_tasks_and_keys(scheduler: StandIn) -> None:
     assert run(limit, "set", "--key", "anna", "--weight", "2").stdout == "key anna: weight 2\n"
     assert (

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from common.administration import ChangeMade, CommandAnswers, QueueReport, WorkerState
 from common.broker import Consumer, Delivery
@@ -68,6 +69,15 @@ async def test_a_paused_queue_dispatches_nothing_until_it_is_resumed(
     assert (report.note, report.quota) == ("", None)
 
 
+async def test_a_queue_that_nothing_names_is_told_apart(client: AsyncClient, worker: StandInWorker) -> None:
+    assert (await client.pause("default")).known, "a worker serves it"
+    assert not (await client.pause("bulk")).known
+    assert not (await client.pause("bulk")).known, "asking twice changes nothing"
+    await client.options(queue="bulk").submit("add", 1)
+    await until(client, lambda report: report.queued == 1, "bulk")
+    assert [(quota.name, quota.known) for quota in await client.quotas()] == [("bulk", True), ("default", True)]
+
+
 async def test_a_change_is_stored_told_and_survives_a_restart(
     broker: Broker, namespace: str, tmp_path: Path, quick_rescue: None
 ) -> None:
@@ -79,7 +89,7 @@ async def test_a_change_is_stored_told_and_survives_a_restart(
         heard.append(decode(ChangeMade, delivery.body))
         keys.append(heard[-1].change.what)
 
-    wanted = Quota(scope=Scope.QUEUE, name="email", weight=3.0, rate=Rate(90, 60.0), concurrency=20)
+    wanted = Quota(scope=Scope.QUEUE, name="email", weight=3.0, rate=Rate(90, 60.0), concurrency=20, known=False)
     async with RunningScheduler(broker.url, namespace, tmp_path) as first:
         topology = first.scheduler._dispatcher._sender._topology
         events = Queue(
@@ -109,7 +119,7 @@ async def test_a_change_is_stored_told_and_survives_a_restart(
             ("guest", "quota", "email"),
         ]
         assert changes[1] == heard[0].change
-        assert (await queue(client, "email")).quota == wanted
+        assert (await queue(client, "email")).quota == replace(wanted, known=True), "a report shows what names it"
 
 
 @pytest.mark.parametrize(("scope", "word"), [("task", "weight"), ("task", "ageing"), ("key", "ageing")])

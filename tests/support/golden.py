@@ -337,6 +337,7 @@ MESSAGES: Final[dict[str, Struct]] = {
     "list-quotas": ListQuotas(Scope.KEY),
     "set-quota": SetQuota(Scope.QUEUE, "email", weight=3.0, rate=Rate(90, 60.0), concurrency=None),
     "quotas": Quotas([Quota(scope=Scope.QUEUE, name="email", weight=3.0, rate=Rate(90, 60.0), ageing=60.0)]),
+    "quotas-unknown": Quotas([Quota(scope=Scope.QUEUE, name="emial", paused=True, known=False)]),
     "quotas-refused": Quotas(error="only operators may do this", forbidden=True),
     "rearrange": Rearrange(Filter(queue="email", labels={"campaign": "spring"}), queue="bulk"),
     "rearranged": Rearranged([ADD, MAIL], 1234),

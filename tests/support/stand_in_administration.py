@@ -43,6 +43,7 @@ class Administered:
         queues, workers, changes: as they are told.
         quotas: by scope and name.
         forbidden: the asker is no operator.
+        unknown: queues that nothing names.
         commands: those that were given, by token.
         answers: what workers answer, by id; None: nothing. One of them comes with each question.
     """
@@ -53,6 +54,7 @@ class Administered:
         self.changes: list[Change] = []
         self.quotas: dict[tuple[Scope, str], Quota] = {}
         self.forbidden = False
+        self.unknown: set[str] = set()
         self.commands: dict[str, Command] = {}
         self.asked: dict[str, int] = {}
         self.answers: dict[str, bytes | None] = {}
@@ -91,7 +93,7 @@ def _set(state: Administered, ask: SetQuota) -> Quotas:
     before = state.quotas.get((ask.scope, ask.name), Quota(scope=ask.scope, name=ask.name))
     said = {name: value for name, value in asdict(ask).items() if value is not UNSET}
     quota = state.quotas[ask.scope, ask.name] = replace(before, **said)
-    return Quotas([quota])
+    return Quotas([replace(quota, known=ask.name not in state.unknown)])
 
 
 def _rearrange(stand_in: StandIn, ask: Rearrange) -> Rearranged:

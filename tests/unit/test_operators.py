@@ -187,7 +187,12 @@ class TestQuotas:
     def keeper(self, stored: Stored) -> tuple[QuotaKeeper, list[Quota], list[Change]]:
         effects: list[Quota] = []
         announced: list[Change] = []
-        keeper = QuotaKeeper(stored, effect=effects.append, announce=announced.append)  # type: ignore[arg-type]
+        keeper = QuotaKeeper(
+            stored,  # type: ignore[arg-type]
+            effect=effects.append,
+            announce=announced.append,
+            knows=lambda queue: queue == "email",
+        )
         return keeper, effects, announced
 
     async def test_only_operators_set_them(self) -> None:
@@ -210,6 +215,17 @@ class TestQuotas:
         keeper, _, _ = self.keeper(Stored(quotas))
         seen = [await keeper.list_quotas(asker, encode(ListQuotas())) for asker in (OPERATOR, ANYBODY)]
         assert [len(answer.quotas) for answer in seen if isinstance(answer, Quotas)] == [3, 2]
+
+    async def test_queues_that_nothing_names_are_told_apart(self) -> None:
+        quotas = [Quota(scope=Scope.QUEUE, name="email"), *(Quota(scope=scope, name="emial") for scope in Scope)]
+        keeper, effects, _ = self.keeper(Stored(quotas))
+        answer = await keeper.list_quotas(OPERATOR, encode(ListQuotas()))
+        assert isinstance(answer, Quotas)
+        assert [quota.known for quota in answer.quotas] == [True, False, True, True]
+        keeper, effects, _ = self.keeper(Stored(operations.ChangedQuota(quotas[1], None)))
+        answer = await keeper.set_quota(OPERATOR, encode(SetQuota(Scope.QUEUE, "emial", paused=True)))
+        assert isinstance(answer, Quotas)
+        assert (answer.quotas[0].known, effects) == (False, [quotas[1]])
 
 
 async def test_others_tasks_are_moved_by_operators_only() -> None:

@@ -99,6 +99,10 @@ def _set(
     with connected(namespace, as_json=as_json) as client:
         quota = client.set_quota(scope, name, timeout=timeout, **words)
     click.echo(to_json(quota) if as_json else f"{scope} {name}: {described(quota)}")
+    if not quota.known:
+        click.echo(
+            f"no task and no worker names the queue {name!r} so far; the setting is kept for its first task", err=True
+        )
 
 
 def _chosen(given: dict[str, Any], *, required: bool) -> tuple[str, str]:

@@ -1,0 +1,112 @@
+"""The mix of short and long tasks on a real broker: on Warren, and on plain consumers that compete for one queue.
+
+Both have a worker process for each of `MACHINES`, and the same tasks, submitted in the same order at the start.
+"""
+
+import secrets
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from common import call
+from common.client.sync import Client
+from common.errors import ResultTimeout
+from tests.bench.apps.competing import Ran
+from tests.bench.competing import PATIENCE, Submission, Tick, declared
+from tests.bench.infrastructure import Broker, cleaned
+from tests.bench.loop import new_runner
+from tests.bench.rounds import new_site
+from tests.bench.services import BenchError, Services
+from tests.bench.site import Site
+from tests.bench.systems import Command, Leftovers
+from tests.bench.systems.warren import Warren
+from tests.support.scheduling import CAPACITY, MACHINES, SHORT, Arrivals, Mix
+
+
+def on_warren(broker: Broker, folder: Path, arrivals: Arrivals, tick: Tick) -> Mix:
+    """The mix on a scheduler and its workers.
+
+    Args:
+        broker: where.
+        folder: for logs and the store.
+        arrivals: the tasks; all come at once, whatever their times say.
+        tick: called with each task that is over.
+
+    Raises:
+        BenchError: a process ended, or nothing came back any more.
+    """
+    warren = Warren()
+    site = new_site(warren, Site(broker.url, "", "", str(folder), 4))
+    scheduler, worker = warren.commands(site)
+    commands = [scheduler]
+    for number, (slots, speed) in enumerate(MACHINES):
+        argv = [*worker.argv[:3], "tests.bench.apps.mix_tasks", "--queues", "default", "--slots", str(slots)]
+        commands.append(Command(f"worker-{number}", argv, worker.environment | {"WARREN_BENCH_SPEED": str(speed)}))
+    namespace = scheduler.environment["WARREN_NAMESPACE"]
+    with (
+        cleaned(broker, warren.leftovers(site)),
+        Services(site, commands) as services,
+        Client(broker.url, namespace=namespace) as client,
+    ):
+        services.start()
+        _await_workers(lambda: len(client.workers()), services)
+        began = time.time()
+        handles = client.submit_many([call("bench.mix", run) for _, run in arrivals])
+        try:
+            for _ in client.as_completed(handles, timeout=PATIENCE + sum(run for _, run in arrivals)):
+                tick()
+        except ResultTimeout as error:
+            services.check()
+            raise BenchError(str(error)) from error
+        return _mix(arrivals, began, [Ran(*handle.result()) for handle in handles])
+
+
+def on_competing_consumers(broker: Broker, folder: Path, arrivals: Arrivals, prefetch: int, tick: Tick) -> Mix:
+    """The mix on consumers of one durable quorum queue; a persistent and confirmed message for each task.
+
+    Args:
+        broker, folder, arrivals: as in `on_warren`.
+        prefetch: messages that a consumer may hold for each of its slots.
+        tick: called with each task that is over.
+
+    Raises:
+        BenchError: as in `on_warren`.
+    """
+    run = secrets.token_hex(4)
+    place = folder / f"competing-{run}"
+    place.mkdir()
+    site = Site(broker.url, "", run, str(place), 4)
+    queue = f"bench-{run}.competing"
+    program = [sys.executable, "-m", "tests.bench.apps.competing", queue, "--prefetch", str(prefetch)]
+    commands = [
+        Command(f"consumer-{number}", [*program, "--slots", str(slots), "--speed", str(speed)])
+        for number, (slots, speed) in enumerate(MACHINES)
+    ]
+    with cleaned(broker, Leftovers([queue], [])), Services(site, commands) as services:
+        with declared(broker.url, queue) as consumers:
+            services.start()
+            _await_workers(consumers, services)
+        with new_runner() as runner:
+            began, ran = runner.run(Submission(queue, arrivals, tick).run(broker.url, services.check))
+    return _mix(arrivals, began, ran)
+
+
+def _await_workers(count: Callable[[], int], services: Services) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while count() < len(MACHINES):
+        services.check()
+        if time.monotonic() > deadline:
+            raise BenchError("the workers are not heard of")
+        time.sleep(0.2)
+
+
+def _mix(arrivals: Arrivals, began: float, ran: list[Ran]) -> Mix:
+    """What came out. The bound is that of the run times as they were: on a busy machine 10 ms take longer."""
+    waits = [(run, each.began - began) for (_, run), each in zip(arrivals, ran, strict=True)]
+    return Mix(
+        max(each.ended for each in ran) - began,
+        sum((each.ended - each.began) * each.speed for each in ran) / CAPACITY,
+        sorted(waited for run, waited in waits if run == SHORT),
+        sorted(waited for run, waited in waits if run != SHORT),
+    )
