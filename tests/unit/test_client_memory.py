@@ -9,7 +9,7 @@ from common.client.handles import BaseHandle
 from common.ids import new_task_id
 
 
-def test_a_million_dropped_handles_leave_nothing() -> None:
+def test_very_many_dropped_handles_leave_nothing() -> None:
     core = ClientCore(30)
     core.connected(0)
 
@@ -22,7 +22,7 @@ def test_a_million_dropped_handles_leave_nothing() -> None:
     submit(10_000)
     gc.collect()
     before = sys.getallocatedblocks()
-    for _ in range(100):
+    for _ in range(20):
         submit(10_000)
     gc.collect()
 

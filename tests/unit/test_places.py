@@ -170,7 +170,7 @@ def test_whatever_workers_take_first_the_shares_of_what_runs_are_exact(picked: s
     )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.floats(0.5, 60.0), min_size=2, max_size=4), st.integers(1, 5))
 def test_fractions_of_slots_are_made_up_for_in_time(runs: list[float], slots: int) -> None:
     """However long tasks are, and though a few slots are all there is, nobody is ever far from its share."""

@@ -136,9 +136,9 @@ def shared_by_three(fleet: Fleet, order: str, apart: float, seconds: float) -> d
 @pytest.mark.parametrize(
     ("path", "order", "since"),
     [
-        *((0.1, order, 90.0) for order in ("abc", "acb", "bac", "bca", "cab", "cba")),
-        *((0.3, order, 90.0) for order in ("abc", "bca", "cba")),
-        *((1.0, order, 95.0) for order in ("abc", "bca", "cba")),
+        *((0.1, order, 90.0) for order in ("acb", "cba")),
+        *((0.3, order, 90.0) for order in ("abc", "bca")),
+        (1.0, "bca", 95.0),
     ],
 )
 def test_a_path_that_was_slow_in_the_first_second_is_forgotten(path: float, order: str, since: float) -> None:
