@@ -165,7 +165,7 @@ class Dispatcher:
         if self._doubtful:
             return []
         count = self._turns.admit(lane, count, self._clock())
-        return self._flights.reserve(lane.queue, count) if count > 0 else []
+        return self._flights.reserve(lane.queue, count, lane.priority) if count > 0 else []
 
     def placed(self, lane: Lane, stored: int, unused: Sequence[Placement]) -> None:
         """So many tasks that had room are stored, and go to `send`; for the others there is no task after all."""
@@ -260,9 +260,9 @@ class Dispatcher:
         turns = self._turns.plan(self._clock(), time.time(), CLAIM)
         if not turns:
             return False
-        reserved = [self._flights.reserve(turn.queue, turn.count) for turn in turns]
+        reserved = [self._flights.reserve(turn.queue, turn.count, turn.lanes[0].priority) for turn in turns]
         wanted = [
-            Turn([lane.number for lane in turn.lanes], placements, turn.worker)
+            Turn([lane.number for lane in turn.lanes], placements, turn.worker, turn.express)
             for turn, placements in zip(turns, reserved, strict=True)
         ]
         try:

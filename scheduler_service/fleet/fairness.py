@@ -6,9 +6,9 @@ a flow got too little or too much of is made up for, as by the deficits of a rou
 the weights and the number of flows.
 
 A flow that comes anew begins a little before the virtual time of the level, by the *credit*: who has waited for nothing
-so far has the next few slots, so that ten tasks of a small tenant do not queue behind each second one of a large. But
-one that went just now goes on where it was, so nobody gains by coming and going: over any time a flow has at most
-its share and one credit.
+so far has the next few slots, so that ten tasks of a small tenant do not queue behind each second one of a large. So
+many of its tasks are *ahead*. But one that went just now goes on where it was, so nobody gains by coming and going:
+over any time a flow has at most its share and one credit.
 
 A flow that may not go is *parked*, and is looked at again when the reason may have passed; until then it costs nothing
 and holds up nobody.
@@ -60,6 +60,7 @@ class Flow(Struct, eq=False):
         key: the fairness key.
         lanes: its lanes, by number.
         virtual: its virtual time.
+        ahead: how many of its next tasks go before the others because it came anew.
         count: its queued tasks.
         planned: how many of these are about to be claimed from several of its lanes together.
         parked: it may not go.
@@ -70,11 +71,17 @@ class Flow(Struct, eq=False):
     key: str
     lanes: dict[int, Waiting]
     virtual: float
+    ahead: int = 0
     count: int = 0
     planned: int = 0
     parked: bool = False
     ticket: int = 0
     turn: int = 0
+
+    @property
+    def priority(self) -> int:
+        """That of all its lanes."""
+        return next(iter(self.lanes.values())).lane.priority
 
 
 _Entry = tuple[float, int, Flow]
@@ -154,9 +161,15 @@ class FairQueue:
             self.wake(best)
         return best
 
+    def first_ahead(self) -> Flow | None:
+        """The flow whose turn it is, if it is one that came anew and has tasks ahead; parked ones are left out."""
+        first = self._top(self._ready)
+        return first if first is not None and first.ahead >= 1 else None
+
     def charge(self, flow: Flow, count: int) -> None:
         """`count` tasks of `flow` go."""
         step = 1 / self._weigh(flow.key)
+        flow.ahead -= count
         self._virtual = max(self._virtual, flow.virtual + (count - 1) * step)
         flow.virtual += count * step
         self._push(self._ready, flow)
@@ -190,7 +203,8 @@ class FairQueue:
         self._parked.clear()
 
     def _enter(self, key: str) -> Flow:
-        flow = Flow(key, {}, max(self._gone.pop(key, float("-inf")), self._start(key)))
+        virtual = max(self._gone.pop(key, float("-inf")), self._start(key))
+        flow = Flow(key, {}, virtual, round((self._virtual - virtual) * self._weigh(key)))
         self._push(self._ready, flow)
         return flow
 
