@@ -25,8 +25,12 @@ from msgspec import Struct, field
 from scheduler_service.fleet.directory import Directory
 from scheduler_service.fleet.rates import CompletionRate
 
-HORIZON: Final = 0.02
-"""Seconds: what a worker finishes in so long, it may be sent by express at a time."""
+HORIZON: Final = 0.05
+"""Seconds: what a worker finishes in so long, it may be sent by express at a time. Half of what a task waits for a slot
+before it is given back."""
+MOST: Final = 20
+"""But no more than so many, of tasks so short that they are over sooner: else those that they overtake, which have
+waited for a longer lead where so much is finished, would be given back."""
 RARITY: Final = 4
 """Of so many tasks that a worker finishes one may be express. Else those that it overtakes would wait for as long as
 new keys come, and be given back as tasks for which there is no slot."""
@@ -40,7 +44,7 @@ class _Runner(Struct):
     out: int = 0
 
     def most(self, now: float) -> float:
-        return self.finished.per_second(now) * HORIZON
+        return min(self.finished.per_second(now) * HORIZON, MOST)
 
 
 class Express:
@@ -65,14 +69,14 @@ class Express:
         known.finished.add(count, now)
         known.allowance = min(known.allowance + count / RARITY, known.most(now))
 
-    def launched(self, worker: str) -> None:
-        """A task has been sent to `worker` by express."""
+    def taken(self, worker: str, count: int = 1) -> None:
+        """So many tasks are about to go to `worker` by express."""
         known = self._workers.setdefault(worker, _Runner())
-        known.out += 1
-        known.allowance -= 1
+        known.out += count
+        known.allowance -= count
 
     def landed(self, worker: str) -> None:
-        """A task that was sent so is over, or has come back."""
+        """One of these is over, has come back, or did not go after all."""
         self._workers[worker].out -= 1
 
     def rooms(self, queue: str, now: float) -> dict[str, int]:

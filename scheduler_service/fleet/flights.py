@@ -12,7 +12,7 @@ from common.ids import new_leases
 from common.questions import Progress
 from common.wire import Isolation
 from scheduler_service.fleet.directory import Directory, Worker, is_serving
-from scheduler_service.fleet.express import HORIZON, Express, Line
+from scheduler_service.fleet.express import HORIZON, MOST, Express, Line
 from scheduler_service.fleet.lanes import Lane
 from scheduler_service.fleet.places import Claim, connected, hand_out
 from scheduler_service.fleet.quotas import UNLIMITED
@@ -204,7 +204,7 @@ class Flights:
 
         And as many as go by express, so that they are enough where slots are few and tasks short.
         """
-        return self._open_slots.get(queue, 0) + int(self._rates[queue].per_second(now) * HORIZON)
+        return self._open_slots.get(queue, 0) + int(min(self._rates[queue].per_second(now) * HORIZON, MOST))
 
     def _path(self, queues: Collection[str], now: float) -> Path:
         times = [self._paths[queue] for queue in queues if queue in self._paths]
@@ -315,20 +315,28 @@ class Flights:
         """Seconds that the function `name` is expected to run."""
         return self._times(name).expected
 
-    def reserve(self, queue: str, count: int, priority: int = 0) -> list[Placement]:
-        """Take room for `count` tasks of one priority; give back what is not used with `release`."""
+    def reserve(self, queue: str, count: int, priority: int = 0, express: str = "") -> list[Placement]:
+        """Take room for `count` tasks of one priority; give back what is not used with `release`.
+
+        Args:
+            queue: their queue.
+            count: how many.
+            priority: theirs.
+            express: the worker to which they go by express; empty: they do not.
+        """
+        if express:
+            self.express_to.taken(express, count)
         self._out[queue] += count
         self._lines[queue].add(priority, count)
         first = self._number + 1
         self._number += count
         numbers = range(first, first + count)
         self._open.update(dict.fromkeys(numbers))
-        return [Placement(lease, number) for lease, number in zip(new_leases(count), numbers, strict=True)]
+        return [Placement(lease, number, express) for lease, number in zip(new_leases(count), numbers, strict=True)]
 
     def release(self, queue: str, placements: Sequence[Placement]) -> None:
         """Give back room that was reserved and not used."""
-        self._out[queue] -= len(placements)
-        self._lines[queue].drop(len(placements))
+        self._drop(queue, placements)
         for placement in placements:
             self._open.pop(placement.number, None)
 
@@ -337,9 +345,15 @@ class Flights:
 
         The numbers stay open until the store has been asked (`adopt`, `settle_doubts`): the mark must not pass them.
         """
+        self._drop(queue, placements)
+        self._doubtful.update(placement.number for placement in placements)
+
+    def _drop(self, queue: str, placements: Sequence[Placement]) -> None:
         self._out[queue] -= len(placements)
         self._lines[queue].drop(len(placements))
-        self._doubtful.update(placement.number for placement in placements)
+        for placement in placements:
+            if placement.express:
+                self.express_to.landed(placement.express)
 
     def doubts(self) -> frozenset[int]:
         """The numbers that are in doubt now."""
@@ -373,9 +387,7 @@ class Flights:
                 straight=straight,
                 express=task.express,
             )
-            if task.express:
-                self.express_to.launched(task.worker)
-            elif task.worker:
+            if task.worker and not task.express:
                 self._direct[task.worker] += 1
 
     def adopt(self, claimed: Sequence[ClaimedTask], confirmed_up_to: int, now: float) -> list[ClaimedTask]:

@@ -140,16 +140,20 @@ class ExpressHand(Hand):
         return sum(self._direct.values())
 
     def _give(self, lanes: tuple[Lane, ...], count: int, worker: str, *, apart: bool) -> None:
-        for each in [worker] * count if worker else self._spread(count):
-            self._direct[each] -= 1
+        if worker:
+            self._direct[worker] -= count
+            self._add(Turn(lanes, count, worker, apart, express=True))
+            return
+        for each in self.spread(count):
             self._add(Turn(lanes, 1, each, apart, express=True))
 
-    def _spread(self, count: int) -> Iterator[str]:
-        """The worker for each of `count` tasks that any of them can run."""
-        for _ in range(count):
+    def spread(self, count: int) -> Iterator[str]:
+        """The worker for each of `count` tasks that any of them can run, at most as many as there is room for."""
+        for _ in range(min(count, self.room)):
             room, worker = heappop(self._order)
             while -room != self._direct[worker]:  # it has been given some since
                 heappush(self._order, (-self._direct[worker], worker))
                 room, worker = heappop(self._order)
-            yield worker
+            self._direct[worker] -= 1
             heappush(self._order, (room + 1, worker))
+            yield worker

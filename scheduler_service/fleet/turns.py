@@ -167,8 +167,31 @@ class Turns:
         self._ledger.take(lane, count)
         return count
 
+    def admit_express(self, lane: Lane, count: int, now: float) -> list[str]:
+        """The same past the window (`express`): of `count` new tasks, the worker of each one that may go at once.
+
+        As a plan would send them had they waited. Only tasks with a key: the others are not stored with a worker.
+        """
+        levels = self._backlog.levels(lane.queue)
+        level = levels.get(lane.priority)
+        if level is None or not lane.key or self._capability.of(lane).serves is not Serves.ALL:
+            return []
+        self._look(now)
+        others = {priority: each for priority, each in levels.items() if priority != lane.priority}
+        if self._would_overtake(lane, others, now):
+            return []
+        count = min(count, level.ahead_of_all(lane.key), self._ledger.allowed(lane, now))
+        if count <= 0:
+            return []
+        rooms = self._rooms.express(lane.queue, lane.priority, now)
+        workers = list(Hand(self._rooms.direct_room, self._ledger).express(rooms).spread(count))
+        if workers:
+            self._ledger.take(lane, len(workers))
+            level.pass_by(lane.key, len(workers))
+        return workers
+
     def admitted(self, lane: Lane, stored: int, unused: int, now: float) -> None:
-        """Of what `admit` let go, `stored` were committed and are published now, `unused` were not needed."""
+        """Of what was let go, `stored` were committed and are published now, `unused` were not needed."""
         if stored:
             self._ledger.sent(lane, stored, now)
         if unused:

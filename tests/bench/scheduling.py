@@ -1,10 +1,11 @@
-"""The tables of docs/scheduling.md: simulated fleets under a fake clock; on real workers the mix with `--real`, and the
-shares of queues with `--shares`.
+"""The tables of docs/scheduling.md: simulated fleets under a fake clock; on real workers the mix with `--real`, the
+shares of queues with `--shares`, and a small tenant beside a large one with `--tenant`.
 
 The simulation decides with Warren's own code (tests/support/fleet.py) and takes a few minutes at most.
 """
 
 import argparse
+import contextlib
 import os
 import shutil
 import statistics
@@ -27,6 +28,7 @@ from tests.bench.services import BenchError, Services
 from tests.bench.site import Site
 from tests.bench.systems import Command
 from tests.bench.systems.warren import Warren
+from tests.support import tenants
 from tests.support.cluster import Cluster
 from tests.support.scheduling import (
     CAPACITY,
@@ -146,9 +148,69 @@ def _shares(console: Console, folder: Path, seconds: float) -> None:
     console.print(table)
 
 
-def _await_workers(client: Client, services: Services) -> None:
+def _tenant(console: Console, folder: Path, runs: Sequence[float], backlog: int, tries: int) -> None:
+    """A small tenant beside a large one on a real broker, a scheduler and two workers of five slots."""
+    table = Table(
+        "run time",
+        "waiting alone",
+        "beside",
+        "turnaround alone",
+        "beside",
+        "beside / alone",
+        "last result alone",
+        "beside",
+        "tasks a second",
+        "machine load",
+        title=f"10 tasks beside {backlog:,}, real; medians of {tries} tries",
+    )
+    with infrastructure.broker(folder / "broker", folder / "broker.log") as broker:
+        for run in runs:
+            tenancy = _beside(broker, folder / f"{run * 1000:g} ms", run, backlog, tries)
+            both = (tenancy.alone, tenancy.beside)
+            table.add_row(
+                f"{run * 1000:g} ms",
+                *(f"{statistics.median(each.waited) * 1000:.1f} ms" for each in both),
+                *(f"{statistics.median(each.turnaround) * 1000:.1f} ms" for each in both),
+                f"{tenancy.ratio:.2f} x",
+                *(f"{statistics.median(each.finished) * 1000:.1f} ms" for each in both),
+                f"{tenancy.rate:,.0f}",
+                f"{os.getloadavg()[0]:.1f}",
+            )
+            console.print(f"{run * 1000:g} ms: {tenancy.left:,} were left", *_rounded(tenancy.beside.turnaround))
+    console.print(table)
+
+
+def _rounded(seconds: Sequence[float]) -> list[str]:
+    return [f"{each * 1000:.0f}" for each in seconds]
+
+
+def _beside(broker: infrastructure.Broker, folder: Path, run: float, backlog: int, tries: int) -> tenants.Tenancy:
+    folder.mkdir()
+    warren = Warren()
+    site = new_site(warren, Site(broker.url, "", "", str(folder), 5))
+    scheduler, worker = warren.commands(site)
+    argv = [tenants.TASKS if each == "tests.bench.apps.warren_tasks" else each for each in worker.argv]
+    commands = [scheduler, *(Command(f"worker-{number}", argv, worker.environment) for number in range(2))]
+    namespace = scheduler.environment["WARREN_NAMESPACE"]
+    with (
+        cleaned(broker, warren.leftovers(site)),
+        Services(site, commands) as services,
+        contextlib.ExitStack() as clients,
+    ):
+        services.start()
+
+        def connect() -> Client:
+            return clients.enter_context(Client(broker.url, namespace=namespace))
+
+        _await_workers(connect(), services, 2)
+        tenancy = tenants.measure(connect, run, backlog=backlog, tries=tries)
+        services.check()
+    return tenancy
+
+
+def _await_workers(client: Client, services: Services, count: int = len(MACHINES)) -> None:
     deadline = time.monotonic() + _PATIENCE
-    while len(client.workers()) < len(MACHINES):
+    while len(client.workers()) < count:
         services.check()
         if time.monotonic() > deadline:
             raise BenchError("the workers are not heard of")
@@ -163,11 +225,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--long", type=int, default=50, help="tasks of 10 s of the real mix")
     parser.add_argument("--shares", action="store_true", help="how queues share real workers, about two minutes")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long each of the shares is measured")
+    parser.add_argument("--tenant", action="store_true", help="a small tenant beside a large one on real workers")
+    parser.add_argument("--runs", type=float, nargs="+", default=[0.001, 0.01, 0.1], help="seconds of a tenant's task")
+    parser.add_argument("--backlog", type=int, default=100_000, help="tasks of the large tenant")
+    parser.add_argument("--tries", type=int, default=20, help="how often the small tenant submits its ten")
     options = parser.parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 140)
     if options.shares:
         with tempfile.TemporaryDirectory(prefix="warren-shares-") as shares:
             _shares(console, Path(shares), options.seconds)
+        return 0
+    if options.tenant:
+        with tempfile.TemporaryDirectory(prefix="warren-tenants-") as place:
+            _tenant(console, Path(place), options.runs, options.backlog, options.tries)
         return 0
     if options.real:
         folder = Path(tempfile.mkdtemp(prefix="warren-scheduling-"))

@@ -188,6 +188,11 @@ class Fleet:
         placements = self.flights.reserve(where.queue, go, where.priority)
         self.turns.admitted(where, go, 0, self.now)
         self._send(jobs[:go], placements)
+        for worker in self.turns.admit_express(where, len(jobs), self.now) if not go else ():
+            placements = self.flights.reserve(where.queue, 1, where.priority, worker)
+            self.turns.admitted(where, 1, 0, self.now)
+            self._send([jobs[go]], placements, worker, express=True)
+            go += 1
         if jobs[go:]:
             self.stored[where.number].extend(jobs[go:])
             self.backlog.add(where, len(jobs) - go, self.wall)
@@ -220,8 +225,12 @@ class Fleet:
             return
         while turns := self.turns.plan(self.now, self.wall):
             for turn in turns:
-                self._take(turn, self.flights.reserve(turn.queue, turn.count, turn.lanes[0].priority))
+                self._take(turn, self._reserve(turn))
         self._pump_again()
+
+    def _reserve(self, turn: Turn) -> list[Placement]:
+        express = turn.worker if turn.express else ""
+        return self.flights.reserve(turn.queue, turn.count, turn.lanes[0].priority, express)
 
     def _pump_again(self) -> None:
         again = self.turns.again_at

@@ -71,7 +71,7 @@ class PrefetchingFleet(Fleet):
             self._pump_again()
             return
         self._committing = True
-        reserved = [self.flights.reserve(turn.queue, turn.count, turn.lanes[0].priority) for turn in turns]
+        reserved = [self._reserve(turn) for turn in turns]
         self.after(self.commit, lambda: self._committed(turns, reserved))
 
     def _committed(self, turns: Sequence[Turn], reserved: Sequence[Sequence[Placement]]) -> None:

@@ -10,7 +10,7 @@ from common.quotas import Rate, Scope
 from common.wire import Beat
 from scheduler_service.fleet.capability import Ability, Serves
 from scheduler_service.fleet.directory import Directory
-from scheduler_service.fleet.express import HORIZON, RARITY, Express, Line
+from scheduler_service.fleet.express import HORIZON, MOST, RARITY, Express, Line
 from scheduler_service.fleet.fairness import Flow, Waiting
 from scheduler_service.fleet.hand import Hand
 from scheduler_service.fleet.quotas import Ledger
@@ -38,7 +38,7 @@ def test_a_worker_is_sent_what_it_finishes_in_a_horizon() -> None:
     express.finished("fast", 500, NOW)
     express.finished("slow", 50, NOW)
     rooms = express.rooms("q", NOW)
-    assert rooms == {"fast": int(2 * 500 * HORIZON), "slow": int(2 * 50 * HORIZON)}
+    assert rooms == {"fast": MOST, "slow": int(2 * 50 * HORIZON)}
 
 
 def test_a_worker_that_finishes_nothing_is_sent_nothing() -> None:
@@ -58,8 +58,7 @@ def test_only_those_that_serve_the_queue_and_have_one_of_their_own_are_sent_any(
 def test_what_is_out_and_what_was_used_up_lessen_it() -> None:
     express = known(beat("w"))
     express.finished("w", 500, NOW)
-    for _ in range(20):
-        express.launched("w")
+    express.taken("w", 20)
     assert express.rooms("q", NOW) == {}
     for _ in range(20):
         express.landed("w")
@@ -132,13 +131,40 @@ def test_a_key_that_comes_anew_is_served_past_the_lead_by_several_workers() -> N
     assert {job.by for job in jobs} == {"w0", "w1"}
 
 
+def test_it_goes_at_once_without_being_queued_and_as_a_plan_would_send_it() -> None:
+    fleet = Fleet()
+    busy(fleet)
+    where = of(key="small")
+    assert len(fleet.turns.admit_express(where, 10, fleet.now)) == 10
+    assert fleet.turns.admit_express(of(), 10, fleet.now) == [], "without a key it is stored without a worker"
+    assert fleet.turns.admit_express(of(key="large"), 10, fleet.now) == [], "others of its key wait"
+    assert fleet.turns.admit_express(of(key="small", priority=3), 10, fleet.now) == [], "a higher priority waits"
+    had = 10
+    while some := fleet.turns.admit_express(where, 1, fleet.now):
+        had += len(some)
+        assert had < 100, "it has one credit, however it comes"
+    fleet.limit(Scope.KEY, "other", concurrency=2)
+    assert len(fleet.turns.admit_express(of(key="other"), 10, fleet.now)) == 2
+
+
+def test_what_was_taken_for_a_worker_and_not_used_is_given_back() -> None:
+    fleet = Fleet()
+    busy(fleet)
+    before = fleet.flights.express_to._workers["w0"].out
+    unused, doubtful = fleet.flights.reserve("q", 3, 4, "w0"), fleet.flights.reserve("q", 2, 4, "w0")
+    assert fleet.flights.express_to._workers["w0"].out == before + 5
+    fleet.flights.release("q", unused)
+    fleet.flights.doubt("q", doubtful)
+    assert fleet.flights.express_to._workers["w0"].out == before
+
+
 def test_no_more_is_out_than_the_window_and_what_workers_finish_in_a_horizon() -> None:
     fleet = Fleet()
     busy(fleet)
     window = fleet.flights.window("q", fleet.now).tasks
     for number in range(200):
         fleet.submit(of(key=f"k{number}"), *[0.002] * 10)
-        assert fleet.flights.out("q") <= window + 4000 * HORIZON + 1
+        assert fleet.flights.out("q") <= window + 2 * MOST
     fleet.run(0.6)
     assert fleet.flights.out("q") <= window + 1, "what went beyond it is paid back"
 

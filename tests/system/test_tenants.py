@@ -1,0 +1,20 @@
+"""A small tenant beside a large one, on a real broker and real workers."""
+
+from __future__ import annotations
+
+from statistics import median
+
+from tests.support.tenants import TASKS, measure
+from tests.system.conftest import StartCluster
+
+
+def test_a_small_tenant_has_its_results_soon_beside_a_backlog(start_cluster: StartCluster) -> None:
+    """The backlog has no key, so that a tenth of a second of it is in the broker: five of the small tenant's run times.
+
+    What it is beside the idle system is in docs/scheduling.md; here, on a machine that may be busy, it is only bounded.
+    """
+    cluster = start_cluster(workers=2, slots=5, tasks=TASKS, restart=False)
+    tenancy = measure(cluster.client, 0.02, backlog=6000, tries=10, key=None)
+    print(f"alone {median(tenancy.alone.turnaround):.3f} s, beside {median(tenancy.beside.turnaround):.3f} s")
+    assert tenancy.left > 0
+    assert median(tenancy.beside.waited) < median(tenancy.alone.waited) + 0.06
