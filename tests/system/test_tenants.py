@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from statistics import median
 
+from common.tasks import Call
 from tests.support.tenants import TASKS, measure
 from tests.system.conftest import StartCluster
 
@@ -18,3 +19,17 @@ def test_a_small_tenant_has_its_results_soon_beside_a_backlog(start_cluster: Sta
     print(f"alone {median(tenancy.alone.turnaround):.3f} s, beside {median(tenancy.beside.turnaround):.3f} s")
     assert tenancy.left > 0
     assert median(tenancy.beside.waited) < median(tenancy.alone.waited) + 0.06
+
+
+def test_nothing_is_lost_when_a_worker_dies_that_was_sent_tasks_by_express(start_cluster: StartCluster) -> None:
+    cluster = start_cluster(workers=2, slots=5, tasks=TASKS)
+    client = cluster.client()
+    work: Call[tuple[float, float]] = Call("tenant.work", (0.01,))
+    client.submit_many([work.options(key="large") for _ in range(6000)])
+    handles = []
+    for number in range(30):
+        if number == 10:
+            cluster.workers[0].kill()
+        handles += client.submit_many([work.options(key=f"small-{number}") for _ in range(10)])
+    spans = [handle.result(timeout=60.0) for handle in handles]
+    assert all(ended > began for began, ended in spans)

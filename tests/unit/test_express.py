@@ -179,6 +179,18 @@ def test_a_higher_priority_is_overtaken_neither_where_it_waits_nor_in_the_broker
     assert min(job.started for job in small) >= max(job.started for job in urgent)
 
 
+def test_it_waits_for_a_higher_priority_of_which_nothing_is_in_the_broker_yet() -> None:
+    fleet = Fleet()
+    busy(fleet)
+    fleet.up = False
+    urgent = fleet.submit(of(key="large", priority=9), *[0.002] * 200)
+    small = fleet.submit(of(key="small"), *[0.002] * 10)
+    assert not any(job.sent for job in [*urgent[1:], *small])
+    fleet.up = True
+    fleet.pump()
+    assert not any(job.sent for job in small)
+
+
 def test_a_lower_priority_is_overtaken() -> None:
     fleet = Fleet()
     busy(fleet)

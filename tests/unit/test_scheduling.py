@@ -433,7 +433,7 @@ def test_what_new_keys_overtake_is_run_in_time_however_many_come() -> None:
     fleet.run(3.0)
     express = sum(job.express for job in fleet.done)
     assert 0 < express < 0.26 * len(fleet.done)
-    assert max(job.started - job.sent for job in fleet.done) < 0.05
+    assert max(job.started - job.sent for job in fleet.done) < 0.08
     assert fleet.returned == 0
     assert fleet.used.total() - before > 0.95 * 10 * 2.0
 
