@@ -16,6 +16,7 @@ and holds up nobody.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Iterable
 from heapq import heapify, heappop, heappush
 from itertools import count
@@ -26,7 +27,7 @@ from msgspec import Struct
 from scheduler_service.fleet.lanes import Lane
 
 REMEMBERED: Final = 10_000
-"""Flows without tasks of which it is remembered that they had their share a moment ago."""
+"""Flows without tasks of which it is remembered that they had their share a moment ago: those that left last."""
 _SLACK: Final = 64
 
 _tickets = count(1)
@@ -111,7 +112,7 @@ class FairQueue:
         self._virtual = 0.0
         self._ready: list[_Entry] = []
         self._parked: dict[Hashable, list[_Entry]] = {}
-        self._gone: dict[str, float] = {}
+        self._gone: OrderedDict[str, float] = OrderedDict()
 
     @property
     def going(self) -> int:
@@ -231,9 +232,8 @@ class FairQueue:
         del self.flows[flow.key]
         if flow.virtual > self._start(flow.key):
             if len(self._gone) >= REMEMBERED:
-                self._gone = {key: virtual for key, virtual in self._gone.items() if virtual > self._start(key)}
-            if len(self._gone) < REMEMBERED:
-                self._gone[flow.key] = flow.virtual
+                self._gone.popitem(last=False)
+            self._gone[flow.key] = flow.virtual
 
     def _push(self, heap: list[_Entry], flow: Flow, ticket: int | None = None) -> None:
         # Entries are not sought out when they are out of date, so their number has to be bounded here.
