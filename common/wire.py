@@ -154,7 +154,7 @@ class Assignment(Struct, omit_defaults=True, gc=False):
     """Seconds from the dispatch by which it has to be started; 0 is no limit."""
 
 
-class Bundle(Message):
+class Bundle(Message, omit_defaults=True):
     """Scheduler to worker: tasks to be run (``warren.bundle.v1``)."""
 
     TYPE: ClassVar[str] = "warren.bundle.v1"
@@ -163,6 +163,8 @@ class Bundle(Message):
     tasks: list[Assignment]
     number: int = 0
     """The lowest number of these dispatches. A scheduler counts them all, in the order in which it decides them."""
+    express: bool = False
+    """To be started before what came otherwise."""
 
 
 class ErrorInfo(Struct, omit_defaults=True, gc=False):

@@ -24,12 +24,12 @@ def pack(claimed: Sequence[ClaimedTask], limits: Mapping[str, int]) -> list[list
         and has room left, since the broker hands them out as they come.
     """
     bundles: list[list[ClaimedTask]] = []
-    with_room: dict[tuple[str, int, str], tuple[list[ClaimedTask], int]] = {}
+    with_room: dict[tuple[str, int, str, bool], tuple[list[ClaimedTask], int]] = {}
     for task in claimed:
         if task.assignment.isolation is not Isolation.NONE:
             bundles.append([task])
             continue
-        key = (task.queue, task.priority, task.worker)
+        key = (task.queue, task.priority, task.worker, task.express)
         size = ENVELOPE + len(bytes(task.assignment.args)) + len(bytes(task.assignment.kwargs))
         bundle, total = with_room.pop(key, ([], 0))
         if not bundle or total + size > BUNDLE_BYTES:

@@ -57,6 +57,7 @@ log = logging.getLogger(__name__)
 
 PREFETCH = 64
 """Reply messages at a time, each of about 1 MiB at most."""
+_ENDED = (OutcomeKind.SUCCEEDED, OutcomeKind.FAILED)
 
 
 class Collector:
@@ -188,6 +189,8 @@ class Collector:
             except WireError as error:
                 refused.append(parked_message("reply", delivery, "undecodable", str(error)))
                 continue
+            ended = sum(outcome.kind in _ENDED for outcome in outcomes)
+            self._flights.express_to.finished(worker, ended, time.monotonic())
             for outcome in outcomes:
                 if outcome.kind is OutcomeKind.SUCCEEDED:
                     event = Succeeded(outcome.attempt, outcome.lease, outcome.result)

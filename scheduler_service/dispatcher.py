@@ -168,8 +168,16 @@ class Dispatcher:
         """Room for up to `count` tasks that may go at once; say with `placed` or `doubt` what became of it."""
         if self._doubtful:
             return []
-        count = self._turns.admit(lane, count, self._clock())
-        return self._flights.reserve(lane.queue, count) if count > 0 else []
+        now = self._clock()
+        admitted = self._turns.admit(lane, count, now)
+        if admitted > 0:
+            return self._flights.reserve(lane.queue, admitted, lane.priority)
+        workers = Counter(self._turns.admit_express(lane, count, now))
+        return [
+            placement
+            for worker, part in workers.items()
+            for placement in self._flights.reserve(lane.queue, part, lane.priority, worker)
+        ]
 
     def placed(self, lane: Lane, stored: int, unused: Sequence[Placement]) -> None:
         """So many tasks that had room are stored, and go to `send`; for the others there is no task after all."""
@@ -264,9 +272,12 @@ class Dispatcher:
         turns = self._turns.plan(self._clock(), time.time(), CLAIM)
         if not turns:
             return False
-        reserved = [self._flights.reserve(turn.queue, turn.count) for turn in turns]
+        reserved = [
+            self._flights.reserve(turn.queue, turn.count, turn.lanes[0].priority, turn.worker if turn.express else "")
+            for turn in turns
+        ]
         wanted = [
-            Turn([lane.number for lane in turn.lanes], placements, turn.worker)
+            Turn([lane.number for lane in turn.lanes], placements, turn.worker, turn.express)
             for turn, placements in zip(turns, reserved, strict=True)
         ]
         try:

@@ -326,7 +326,17 @@ def _claimed(task: NewTask, now: float) -> ClaimedTask:
         assignment.policy = policy_to_send(task.options)
         assignment.starts_within = starts_within(task.expires_at, now)
         key = message.options.key or ""
-        return ClaimedTask(assignment, message.queue, message.priority, now, placement.number, task.lane, key)
+        return ClaimedTask(
+            assignment,
+            message.queue,
+            message.priority,
+            now,
+            placement.number,
+            task.lane,
+            key,
+            placement.express,
+            bool(placement.express),
+        )
     return ClaimedTask(assignment, message.queue, message.priority, now, placement.number, task.lane)
 
 

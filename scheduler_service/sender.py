@@ -3,10 +3,10 @@
 From its commit on a dispatch is *out*: published until it is confirmed, always with the same lease, because a publish
 that failed or timed out may have arrived all the same. Publishes are in flight together and each has its own outcome.
 
-A bundle goes to the work queue of its queue, which is made when it is missing; or, when only some workers can run it,
-to the direct queue of one of them. Nobody makes that but the worker: when it is missing the worker is gone. Then the
-leases are given back at once, without an attempt counted, unless a copy of the bundle may have arrived: that is for the
-rescuer to find out.
+A bundle goes to the work queue of its queue, which is made when it is missing; or, when only some workers can run it or
+it is express, to the direct queue of one of them. Nobody makes that but the worker: when it is missing the worker is
+gone. Then the leases are given back at once, without an attempt counted, unless a copy of the bundle may have arrived:
+that is for the rescuer to find out.
 """
 
 from __future__ import annotations
@@ -199,7 +199,8 @@ class Sender:
             await self._ensure(queue)
             exchange, key = self._topology.work_exchange.name, queue
         await reached("dispatcher.before_publish")
-        message = Bundle(queue, [task.assignment for task in bundle], min(task.number for task in bundle))
+        number = min(task.number for task in bundle)
+        message = Bundle(queue, [task.assignment for task in bundle], number, bundle[0].express)
         # What waits in a direct queue ends with it, so writing it to disk would be for nothing.
         await self._publisher.publish(exchange, key, message, priority=bundle[0].priority, persistent=not worker)
         await reached("dispatcher.after_publish")

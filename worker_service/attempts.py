@@ -31,15 +31,17 @@ class DeliveredBundle:
     Attributes:
         open: how much in it has not been answered.
         number: the lowest number of its dispatches.
+        express: what is in it starts before what came otherwise.
     """
 
-    __slots__ = ("delivery", "number", "open", "queue")
+    __slots__ = ("delivery", "express", "number", "open", "queue")
 
     def __init__(self, delivery: Settleable, queue: str) -> None:
         self.delivery = delivery
         self.queue = queue
         self.open = 0
         self.number = 0
+        self.express = False
 
 
 class Attempt:

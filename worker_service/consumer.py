@@ -46,6 +46,7 @@ class RawBundle(Struct):
     queue: str
     tasks: list[Raw]
     number: int = 0
+    express: bool = False
 
 
 class LeaseOnly(Struct):
@@ -198,7 +199,7 @@ class WorkConsumer:
         if len(delivery.body) > MAX_BUNDLE_BYTES:
             raise WireError(f"the bundle has {len(delivery.body)} bytes, more than {MAX_BUNDLE_BYTES}")
         message = decode(Bundle, delivery.body)
-        bundle.number = message.number
+        bundle.number, bundle.express = message.number, message.express
         if self._fixed_name is None:
             bundle.queue = message.queue
         return message.tasks
@@ -213,7 +214,7 @@ class WorkConsumer:
         except WireError as error:
             self._give_up(bundle, delivery.body, delivery.type, str(error))
             return []
-        bundle.number = message.number
+        bundle.number, bundle.express = message.number, message.express
         if self._fixed_name is None:
             bundle.queue = message.queue
         good: list[Assignment] = []

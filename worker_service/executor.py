@@ -1,10 +1,10 @@
 """Slots: which attempts run now, and what happens to those that cannot.
 
-In order of arrival, while there are free slots. What has not started `patience` seconds after it arrived goes back
-(`returned`, busy), so that no task waits here while another worker idles. Those for processes, of which there may be
-fewer than slots, stand in a line of their own and wait longer. Suspects run in a process of their own. One that is to
-run `alone` closes the worker: newcomers go back, what runs is finished, then it runs by itself, so that if it takes
-the whole worker with it no other task is blamed.
+In order of arrival, express ones first, while there are free slots. What has not started `patience` seconds after it
+arrived goes back (`returned`, busy), so that no task waits here while another worker idles. Those for processes, of
+which there may be fewer than slots, stand in a line of their own and wait longer. Suspects run in a process of their
+own. One that is to run `alone` closes the worker: newcomers go back, what runs is finished, then it runs by itself, so
+that if it takes the whole worker with it no other task is blamed.
 
 What is cancelled or over its hard timeout is ended, and answered as that, however it ends. What does not end is given
 up (see `endings`). Each one holds a thread or a coroutine for as long as it likes, so when more than `max_given_up` do,
@@ -273,7 +273,7 @@ class Executor:
         if self._alone is not None:
             self._start_alone(self._alone)
             return
-        if self._process_line and not (self._line and self._line.first.arrived < self._process_line.first.arrived):
+        if self._process_line and not (self._line and self._line.turn < self._process_line.turn):
             self._start_in_processes()
         free = self._slots - len(self._running)
         if free > 0 and self._line:

@@ -6,9 +6,9 @@ a flow got too little or too much of is made up for, as by the deficits of a rou
 the weights and the number of flows.
 
 A flow that comes anew begins a little before the virtual time of the level, by the *credit*: who has waited for nothing
-so far has the next few slots, so that ten tasks of a small tenant do not queue behind each second one of a large. But
-one that went just now goes on where it was, so nobody gains by coming and going: over any time a flow has at most
-its share and one credit.
+so far has the next few slots, so that ten tasks of a small tenant do not queue behind each second one of a large. So
+many of its tasks are *ahead*. But one that went just now goes on where it was, so nobody gains by coming and going:
+over any time a flow has at most its share and one credit.
 
 A flow that may not go is *parked*, and is looked at again when the reason may have passed; until then it costs nothing
 and holds up nobody.
@@ -16,6 +16,7 @@ and holds up nobody.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Iterable
 from heapq import heapify, heappop, heappush
 from itertools import count
@@ -26,7 +27,7 @@ from msgspec import Struct
 from scheduler_service.fleet.lanes import Lane
 
 REMEMBERED: Final = 10_000
-"""Flows without tasks of which it is remembered that they had their share a moment ago."""
+"""Flows without tasks of which it is remembered that they had their share a moment ago: those that left last."""
 _SLACK: Final = 64
 
 _tickets = count(1)
@@ -60,6 +61,7 @@ class Flow(Struct, eq=False):
         key: the fairness key.
         lanes: its lanes, by number.
         virtual: its virtual time.
+        ahead: how many of its next tasks go before the others because it came anew.
         count: its queued tasks.
         planned: how many of these are about to be claimed from several of its lanes together.
         parked: it may not go.
@@ -70,11 +72,17 @@ class Flow(Struct, eq=False):
     key: str
     lanes: dict[int, Waiting]
     virtual: float
+    ahead: int = 0
     count: int = 0
     planned: int = 0
     parked: bool = False
     ticket: int = 0
     turn: int = 0
+
+    @property
+    def priority(self) -> int:
+        """That of all its lanes."""
+        return next(iter(self.lanes.values())).lane.priority
 
 
 _Entry = tuple[float, int, Flow]
@@ -104,7 +112,7 @@ class FairQueue:
         self._virtual = 0.0
         self._ready: list[_Entry] = []
         self._parked: dict[Hashable, list[_Entry]] = {}
-        self._gone: dict[str, float] = {}
+        self._gone: OrderedDict[str, float] = OrderedDict()
 
     @property
     def going(self) -> int:
@@ -154,9 +162,29 @@ class FairQueue:
             self.wake(best)
         return best
 
+    def first_ahead(self) -> Flow | None:
+        """The flow whose turn it is, if it is one that came anew and has tasks ahead; parked ones are left out."""
+        first = self._top(self._ready)
+        return first if first is not None and first.ahead >= 1 else None
+
+    def ahead_of_all(self, key: str) -> int:
+        """How many tasks of `key` would go before all others if they came now, as the first of their key."""
+        virtual = max(self._gone.get(key, float("-inf")), self._start(key))
+        first = self._top(self._ready)
+        if key in self.flows or (first is not None and first.virtual < virtual):
+            return 0
+        return round((self._virtual - virtual) * self._weigh(key))
+
+    def pass_by(self, key: str, count: int) -> None:
+        """`count` tasks of `key`, of which none waits, go as they come (`ahead_of_all`)."""
+        flow = self.flows[key] = self._enter(key)
+        self.charge(flow, count)
+        self._leave(flow)
+
     def charge(self, flow: Flow, count: int) -> None:
         """`count` tasks of `flow` go."""
         step = 1 / self._weigh(flow.key)
+        flow.ahead -= count
         self._virtual = max(self._virtual, flow.virtual + (count - 1) * step)
         flow.virtual += count * step
         self._push(self._ready, flow)
@@ -190,7 +218,8 @@ class FairQueue:
         self._parked.clear()
 
     def _enter(self, key: str) -> Flow:
-        flow = Flow(key, {}, max(self._gone.pop(key, float("-inf")), self._start(key)))
+        virtual = max(self._gone.pop(key, float("-inf")), self._start(key))
+        flow = Flow(key, {}, virtual, round((self._virtual - virtual) * self._weigh(key)))
         self._push(self._ready, flow)
         return flow
 
@@ -203,9 +232,8 @@ class FairQueue:
         del self.flows[flow.key]
         if flow.virtual > self._start(flow.key):
             if len(self._gone) >= REMEMBERED:
-                self._gone = {key: virtual for key, virtual in self._gone.items() if virtual > self._start(key)}
-            if len(self._gone) < REMEMBERED:
-                self._gone[flow.key] = flow.virtual
+                self._gone.popitem(last=False)
+            self._gone[flow.key] = flow.virtual
 
     def _push(self, heap: list[_Entry], flow: Flow, ticket: int | None = None) -> None:
         # Entries are not sought out when they are out of date, so their number has to be bounded here.

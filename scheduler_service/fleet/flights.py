@@ -12,6 +12,7 @@ from common.ids import new_leases
 from common.questions import Progress
 from common.wire import Isolation
 from scheduler_service.fleet.directory import Directory, Worker, is_serving
+from scheduler_service.fleet.express import HORIZON, MOST, Express, Line
 from scheduler_service.fleet.lanes import Lane
 from scheduler_service.fleet.places import Claim, connected, hand_out
 from scheduler_service.fleet.quotas import UNLIMITED
@@ -47,6 +48,7 @@ class Flight(Struct, gc=False):
         cancelled: its task is over; it is out until its worker gives it back, or nobody has it any more.
         progress: how far it is, as its worker said last.
         straight: when it was dispatched there was a slot for it, so it has waited in the broker for nothing.
+        express: it went past the window, and starts before what came to its worker otherwise.
     """
 
     id: str
@@ -65,6 +67,7 @@ class Flight(Struct, gc=False):
     lane: Lane | None = None
     worker: str = ""
     straight: bool = False
+    express: bool = False
 
 
 class Flights:
@@ -92,6 +95,11 @@ class Flights:
         self._rates: dict[str, CompletionRate] = defaultdict(CompletionRate)
         self._paths: dict[str, PathTime] = defaultdict(PathTime)
         self._straight: dict[str, int] = {}
+        self._open_slots: dict[str, int] = {}
+        self._ahead: set[str] = set()
+        self._lines: dict[str, Line] = defaultdict(Line)
+        self.express_to = Express(directory)
+        """What workers may be sent past the windows; to be told what they have finished."""
         self._runs: dict[str, RunTimes] = {}
         self._names: dict[str, str] = {}
         self._number = 0
@@ -153,6 +161,7 @@ class Flights:
             (queue,) = sharing
             window = self._window(queue, self._undivided(groups), groups, self._path(sharing, now), now)
             self._straight[queue] = window.tasks - window.lead
+            self._ahead.discard(queue)
             return {queue: 0 if queue in self.paused else max(0, window.tasks - self._out.get(queue, 0))}
         demands = {queue: self._demand(queue, groups, now) for queue in sharing}
         if asking:
@@ -167,6 +176,8 @@ class Flights:
             self._claim(queue, demands[queue], shares.get(queue, 0.0), groups, paths.get(queue, Path()), now)
             for queue in sharing
         ]
+        self._ahead -= sharing
+        self._ahead |= {claim.queue for claim in claims if claim.lag < -claim.share * max(claim.run, HORIZON)}
         given = hand_out(claims, groups)
         return {queue: 0 if queue in self.paused else given[queue] for queue in queues}
 
@@ -177,9 +188,23 @@ class Flights:
             return 0
         return max(0, known.beat.slots - self._direct[worker])
 
-    def slots(self, queue: str) -> int:
-        """The live slots that serve `queue`."""
-        return sum(worker.beat.slots for worker in self._directory.serving(queue))
+    def express(self, queue: str, priority: int, now: float) -> Mapping[str, int]:
+        """How many tasks of `queue` may be sent past its window to which worker, by its direct queue.
+
+        None where nothing waits in the broker, or what does has a higher priority; nor of a queue that shares workers
+        with others and is ahead of its share of them.
+        """
+        waiting = self._out.get(queue, 0) - self._straight.get(queue, 0)
+        if waiting <= 0 or queue in self.paused or queue in self._ahead:
+            return {}
+        return {} if self._lines[queue].has_higher(priority, waiting) else self.express_to.rooms(queue, now)
+
+    def credit(self, queue: str, now: float) -> int:
+        """How many tasks of `queue` a key that comes anew has ahead of the others: a turn for each live slot.
+
+        And as many as go by express, so that they are enough where slots are few and tasks short.
+        """
+        return self._open_slots.get(queue, 0) + int(min(self._rates[queue].per_second(now) * HORIZON, MOST))
 
     def _path(self, queues: Collection[str], now: float) -> Path:
         times = [self._paths[queue] for queue in queues if queue in self._paths]
@@ -200,10 +225,11 @@ class Flights:
 
     def _window(self, queue: str, share: float, groups: list[Group], path: Path, now: float) -> Window:
         mine = [group for group in groups if queue in group.queues]
+        live = self._open_slots[queue] = sum(group.open for group in mine)
         completions = self._rates[queue].per_slot(now)
         horizon = keyed_horizon(completions) if self._keyed(queue) else SLOT
         return window(
-            slots=min(math.ceil(share - _EPSILON), max(self._limit, sum(group.open for group in mine))),
+            slots=min(math.ceil(share - _EPSILON), max(self._limit, live)),
             share=share,
             workers=sum(group.workers for group in mine),
             completions=completions,
@@ -289,18 +315,28 @@ class Flights:
         """Seconds that the function `name` is expected to run."""
         return self._times(name).expected
 
-    def reserve(self, queue: str, count: int) -> list[Placement]:
-        """Take room for `count` tasks; give back what is not used with `release`."""
+    def reserve(self, queue: str, count: int, priority: int = 0, express: str = "") -> list[Placement]:
+        """Take room for `count` tasks of one priority; give back what is not used with `release`.
+
+        Args:
+            queue: their queue.
+            count: how many.
+            priority: theirs.
+            express: the worker to which they go by express; empty: they do not.
+        """
+        if express:
+            self.express_to.taken(express, count)
         self._out[queue] += count
+        self._lines[queue].add(priority, count)
         first = self._number + 1
         self._number += count
         numbers = range(first, first + count)
         self._open.update(dict.fromkeys(numbers))
-        return [Placement(lease, number) for lease, number in zip(new_leases(count), numbers, strict=True)]
+        return [Placement(lease, number, express) for lease, number in zip(new_leases(count), numbers, strict=True)]
 
     def release(self, queue: str, placements: Sequence[Placement]) -> None:
         """Give back room that was reserved and not used."""
-        self._out[queue] -= len(placements)
+        self._drop(queue, placements)
         for placement in placements:
             self._open.pop(placement.number, None)
 
@@ -309,8 +345,15 @@ class Flights:
 
         The numbers stay open until the store has been asked (`adopt`, `settle_doubts`): the mark must not pass them.
         """
-        self._out[queue] -= len(placements)
+        self._drop(queue, placements)
         self._doubtful.update(placement.number for placement in placements)
+
+    def _drop(self, queue: str, placements: Sequence[Placement]) -> None:
+        self._out[queue] -= len(placements)
+        self._lines[queue].drop(len(placements))
+        for placement in placements:
+            if placement.express:
+                self.express_to.landed(placement.express)
 
     def doubts(self) -> frozenset[int]:
         """The numbers that are in doubt now."""
@@ -342,8 +385,9 @@ class Flights:
                 lane=self._lane(task),
                 worker=task.worker,
                 straight=straight,
+                express=task.express,
             )
-            if task.worker:
+            if task.worker and not task.express:
                 self._direct[task.worker] += 1
 
     def adopt(self, claimed: Sequence[ClaimedTask], confirmed_up_to: int, now: float) -> list[ClaimedTask]:
@@ -358,6 +402,7 @@ class Flights:
         for task in strays:
             self.by_lease[task.assignment.lease].adopted = True
             self._out[task.queue] += 1
+            self._lines[task.queue].add(task.priority)
             self._number = max(self._number, task.number)
             if task.number > confirmed_up_to:
                 self._open[task.number] = None
@@ -457,7 +502,9 @@ class Flights:
     def _leave(self, flight: Flight) -> None:
         self._out[flight.queue] -= 1
         self._open.pop(flight.number, None)
-        if flight.worker:
+        if flight.express:
+            self.express_to.landed(flight.worker)
+        elif flight.worker:
             self._direct[flight.worker] -= 1
             if not self._direct[flight.worker]:
                 del self._direct[flight.worker]

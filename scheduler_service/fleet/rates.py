@@ -43,6 +43,11 @@ class CompletionRate:
         oldest = int(now / SLOT) - SLOTS
         return max((count for slot, count in self._counts if slot > oldest), default=0)
 
+    def per_second(self, now: float) -> float:
+        """Completions in a second, on average over these slots."""
+        oldest = int(now / SLOT) - SLOTS
+        return sum(count for slot, count in self._counts if slot > oldest) / (SLOTS * SLOT)
+
 
 class RunTimes:
     """The lower quartile of the last run times of one function.

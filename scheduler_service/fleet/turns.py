@@ -14,47 +14,22 @@ doubted, before the next plan.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from heapq import nsmallest
 from typing import Final, Protocol
-
-from msgspec import Struct
 
 from scheduler_service.fleet.ageing import in_order
 from scheduler_service.fleet.backlog import Backlog
 from scheduler_service.fleet.capability import Ability, Capability, Serves
 from scheduler_service.fleet.fairness import FairQueue, Flow, Waiting
+from scheduler_service.fleet.hand import ExpressHand, Hand, Turn
 from scheduler_service.fleet.lanes import Lane
 from scheduler_service.fleet.quotas import UNLIMITED, Ledger
 
-MERGED: Final = 64
-"""Lanes of one turn at most: those whose oldest task is oldest."""
 PARTS: Final = 64
 """Where several flows wait, a plan gives each a 64th of the room at a time, at least one task."""
 
 
 LOOKS: Final = 2000
 """How many flows that turn out not to be able to go a plan looks at, or keys whose limit has let go: about 5 ms."""
-
-
-class Turn(Struct, frozen=True):
-    """What is to be claimed together.
-
-    Attributes:
-        lanes: of one queue, priority and key; their tasks are merged in store order. The same limits count for all.
-        count: how many tasks at most.
-        worker: the id of the worker to whose direct queue they go; empty: to the shared work queue.
-        apart: its one lane takes turns with others of its key, because it has a limit or a worker of its own.
-    """
-
-    lanes: tuple[Lane, ...]
-    count: int
-    worker: str = ""
-    apart: bool = False
-
-    @property
-    def queue(self) -> str:
-        """The queue of all its lanes."""
-        return self.lanes[0].queue
 
 
 class Rooms(Protocol):
@@ -69,8 +44,14 @@ class Rooms(Protocol):
     def direct_room(self, worker: str) -> int:
         """How many more tasks may be sent to the direct queue of a worker."""
 
-    def slots(self, queue: str) -> int:
-        """The live slots that serve a queue."""
+    def express(self, queue: str, priority: int, now: float) -> Mapping[str, int]:
+        """How many tasks of `queue` may be sent past its window to which worker, by its direct queue.
+
+        None where they would wait for nothing in the broker, or behind others of a higher priority.
+        """
+
+    def credit(self, queue: str, now: float) -> int:
+        """How many tasks of `queue` a key that comes anew has ahead of the others."""
 
 
 class Turns:
@@ -104,7 +85,7 @@ class Turns:
         queues = self._backlog.queues()
         if not queues:  # each beat asks: what costs as much as there are workers is not for nothing
             return []
-        hand = _Hand(self._rooms)
+        hand = Hand(self._rooms.direct_room, self._ledger)
         while queues:
             barren = self._plan_queues(queues, now, wall, most, hand)
             if hand or not barren:
@@ -113,23 +94,57 @@ class Turns:
             queues = [queue for queue in queues if queue not in barren]
         return hand.turns()
 
-    def _plan_queues(self, queues: Sequence[str], now: float, wall: float, most: int, hand: _Hand) -> set[str]:
+    def _plan_queues(self, queues: Sequence[str], now: float, wall: float, most: int, hand: Hand) -> set[str]:
         """Fill the room of each queue; returns those that have some and nothing to fill it with."""
         barren = set()
         for queue, given in self._rooms.rooms(queues, now).items():
-            room = min(given, most, self._ledger.queue_room(queue, now)) if given > 0 else 0
+            levels = self._backlog.levels(queue)
+            credit = self._rooms.credit(queue, now)
+            for level in levels.values():
+                level.credit = credit
+            express = self._plan_express(queue, now, wall, most, hand)
+            room = min(given - express, most, self._ledger.queue_room(queue, now)) if given > express else 0
             if room <= 0:
                 continue
             whole = room
-            for level in in_order(self._backlog.levels(queue), self._ledger.ageing(queue), wall):
-                if len(level.flows) > 1 or "" not in level.flows:
-                    level.credit = self._rooms.slots(queue)
+            for level in in_order(levels, self._ledger.ageing(queue), wall):
                 room -= self._plan_level(level, room, now, hand)
                 if room <= 0:
                     break
-            if room == whole:
+            if room == whole and not express:
                 barren.add(queue)
         return barren
+
+    def _plan_express(self, queue: str, now: float, wall: float, most: int, hand: Hand) -> int:
+        """Hand out past the window what would go next, as far as its key came anew and it would wait in the broker.
+
+        Of the first priority of which anything may go, and only if no higher one waits in the broker.
+        """
+        levels = self._backlog.levels(queue)
+        if not any(level.first_ahead() for level in levels.values()):
+            return 0
+        for level in in_order(levels, self._ledger.ageing(queue), wall):
+            flow = level.first_ahead()
+            if flow is not None:
+                express = hand.express(self._rooms.express(queue, flow.priority, now))
+                room = min(express.room, most, self._ledger.queue_room(queue, now))
+                return self._hand_express(level, room, now, express)
+            if level.going or self._passed(level, now, hand):
+                break
+        return 0
+
+    def _hand_express(self, level: FairQueue, room: int, now: float, hand: ExpressHand) -> int:
+        part = max(1, room // PARTS)
+        left = room
+        while left > 0:
+            flow = level.first_ahead()
+            if flow is None:
+                break
+            count = self._give(level, flow, min(part, left, flow.ahead), now, hand)
+            if not count:
+                break
+            left -= count
+        return room - left
 
     def admit(self, lane: Lane, count: int, now: float) -> int:
         """How many of `count` new tasks of `lane` may be stored as dispatched at once, to the shared work queue.
@@ -152,8 +167,31 @@ class Turns:
         self._ledger.take(lane, count)
         return count
 
+    def admit_express(self, lane: Lane, count: int, now: float) -> list[str]:
+        """The same past the window (`express`): of `count` new tasks, the worker of each one that may go at once.
+
+        As a plan would send them had they waited. Only tasks with a key: the others are not stored with a worker.
+        """
+        levels = self._backlog.levels(lane.queue)
+        level = levels.get(lane.priority)
+        if level is None or not lane.key or self._capability.of(lane).serves is not Serves.ALL:
+            return []
+        self._look(now)
+        others = {priority: each for priority, each in levels.items() if priority != lane.priority}
+        if self._would_overtake(lane, others, now):
+            return []
+        count = min(count, level.ahead_of_all(lane.key), self._ledger.allowed(lane, now))
+        if count <= 0:
+            return []
+        rooms = self._rooms.express(lane.queue, lane.priority, now)
+        workers = list(Hand(self._rooms.direct_room, self._ledger).express(rooms).spread(count))
+        if workers:
+            self._ledger.take(lane, len(workers))
+            level.pass_by(lane.key, len(workers))
+        return workers
+
     def admitted(self, lane: Lane, stored: int, unused: int, now: float) -> None:
-        """Of what `admit` let go, `stored` were committed and are published now, `unused` were not needed."""
+        """Of what was let go, `stored` were committed and are published now, `unused` were not needed."""
         if stored:
             self._ledger.sent(lane, stored, now)
         if unused:
@@ -238,11 +276,11 @@ class Turns:
             if priority >= lane.priority or aged
         )
 
-    def _passed(self, level: FairQueue, now: float, hand: _Hand | None = None) -> list[Hashable]:
+    def _passed(self, level: FairQueue, now: float, hand: Hand | None = None) -> list[Hashable]:
         """The reasons under which flows are parked that have passed."""
         if not level.reasons:
             return []
-        hand = hand or _Hand(self._rooms)
+        hand = hand or Hand(self._rooms.direct_room, self._ledger)
         return [
             reason
             for reason in level.reasons
@@ -253,7 +291,7 @@ class Turns:
             )
         ]
 
-    def _plan_level(self, level: FairQueue, room: int, now: float, hand: _Hand) -> int:
+    def _plan_level(self, level: FairQueue, room: int, now: float, hand: Hand) -> int:
         passed = self._passed(level, now, hand)
         part = room if level.going <= 1 and not passed else max(1, room // PARTS)
         left = room
@@ -262,13 +300,9 @@ class Turns:
             flow = level.first(passed)
             if flow is None:
                 break
-            reasons: list[Hashable] = []
-            count = self._serve(flow, min(part, left), now, hand, reasons)
-            if count:
-                left -= count
-                level.charge(flow, count)
-            else:
-                level.park(flow, reasons)
+            count = self._give(level, flow, min(part, left), now, hand)
+            left -= count
+            if not count:
                 looks -= 1
                 if looks <= 0:
                     self._unfinished = True
@@ -276,7 +310,17 @@ class Turns:
                 passed = self._passed(level, now, hand) if passed else passed
         return room - left
 
-    def _serve(self, flow: Flow, most: int, now: float, hand: _Hand, reasons: list[Hashable]) -> int:
+    def _give(self, level: FairQueue, flow: Flow, most: int, now: float, hand: Hand) -> int:
+        """Hand out up to `most` tasks of `flow`; when none of them may go it is parked."""
+        reasons: list[Hashable] = []
+        count = self._serve(flow, most, now, hand, reasons)
+        if count:
+            level.charge(flow, count)
+        else:
+            level.park(flow, reasons)
+        return count
+
+    def _serve(self, flow: Flow, most: int, now: float, hand: Hand, reasons: list[Hashable]) -> int:
         """Hand out up to `most` tasks of `flow`; fills `reasons` with why lanes of it may not go."""
         most = min(most, self._ledger.key_room(flow.key, now))
         if most <= 0:
@@ -315,8 +359,8 @@ class Turns:
             flow.turn += 1
         return count
 
-    def _hand_shared(self, flow: Flow, shared: list[Waiting], most: int, hand: _Hand) -> int:
-        return hand.merge(flow, shared, most, self._ledger) if shared else 0
+    def _hand_shared(self, flow: Flow, shared: list[Waiting], most: int, hand: Hand) -> int:
+        return hand.merge(flow, shared, most) if shared else 0
 
     def _hand_in_turn(
         self,
@@ -325,7 +369,7 @@ class Turns:
         apart: list[tuple[Waiting, int, str]],
         most: int,
         now: float,
-        hand: _Hand,
+        hand: Hand,
     ) -> int:
         """Let the groups of a key take turns: its lanes that go together, and each that goes apart."""
         groups = len(apart) + 1
@@ -344,7 +388,7 @@ class Turns:
             if worker:
                 room = min(room, hand.direct_room(worker))
             if room > 0:
-                hand.apart(waiting, room, worker, self._ledger)
+                hand.apart(waiting, room, worker)
                 left -= room
         return most - left
 
@@ -361,61 +405,3 @@ class Turns:
         else:
             flow.planned = max(0, flow.planned - turn.count)
         level.wake(flow)
-
-
-class _Hand:
-    """The turns of one plan."""
-
-    def __init__(self, rooms: Rooms) -> None:
-        self._rooms = rooms
-        self._direct: dict[str, int] = {}
-        self._merged: dict[int, tuple[tuple[Lane, ...], int]] = {}
-        self._turns: dict[tuple[int, str], tuple[tuple[Lane, ...], int, bool]] = {}
-
-    def direct_room(self, worker: str) -> int:
-        """How many more tasks may go to a worker's direct queue after what this plan sends there."""
-        room = self._direct.get(worker)
-        if room is None:
-            room = self._direct[worker] = self._rooms.direct_room(worker)
-        return room
-
-    def best_of(self, ability: Ability) -> str | None:
-        """Of the capable workers the one with most room, or None when none has any."""
-        best = max(ability.workers, key=self.direct_room, default=None)
-        return best if best is not None and self.direct_room(best) > 0 else None
-
-    def apart(self, waiting: Waiting, count: int, worker: str, ledger: Ledger) -> None:
-        """Hand out `count` tasks of a lane by itself."""
-        waiting.planned += count
-        self._add((waiting.lane,), count, worker, ledger, apart=True)
-        if worker:
-            self._direct[worker] -= count
-
-    def merge(self, flow: Flow, shared: list[Waiting], most: int, ledger: Ledger) -> int:
-        """Hand out up to `most` tasks of the lanes of a flow that go together; returns how many."""
-        lanes, capacity = self._merged.get(id(flow), ((), 0))
-        if not lanes:
-            if len(shared) > MERGED:
-                shared = nsmallest(MERGED, shared, key=lambda each: each.oldest or 0.0)
-            lanes = tuple(each.lane for each in shared)
-            capacity = sum(each.count for each in shared)
-        count = min(most, capacity, flow.count - flow.planned)
-        if count <= 0:
-            return 0
-        self._merged[id(flow)] = (lanes, capacity - count)
-        flow.planned += count
-        self._add(lanes, count, "", ledger, apart=False)
-        return count
-
-    def _add(self, lanes: tuple[Lane, ...], count: int, worker: str, ledger: Ledger, *, apart: bool) -> None:
-        ledger.take(lanes[0], count)
-        place = (lanes[0].number, worker)
-        before = self._turns.get(place)
-        self._turns[place] = (lanes, count + (before[1] if before is not None else 0), apart)
-
-    def __bool__(self) -> bool:
-        return bool(self._turns)
-
-    def turns(self) -> list[Turn]:
-        """The turns in the order in which they were first given."""
-        return [Turn(lanes, count, worker, apart) for (_, worker), (lanes, count, apart) in self._turns.items()]

@@ -31,6 +31,7 @@ class ClaimedTask(Struct, gc=False):
         lane: the number of the lane in which it waited.
         key: whose task it is; empty: nobody's in particular.
         worker: the only worker that is to have it; empty: whoever takes it from the work queue.
+        express: that worker starts it before what came to it otherwise.
     """
 
     assignment: Assignment
@@ -41,6 +42,7 @@ class ClaimedTask(Struct, gc=False):
     lane: int = 0
     key: str = ""
     worker: str = ""
+    express: bool = False
 
 
 class Turn(Struct):
@@ -49,12 +51,13 @@ class Turn(Struct):
     Attributes:
         lanes: numbers of the lanes that share it, in store order across them.
         placements: leases and numbers, one for each task that may go; those left over are unused.
-        worker: as in `ClaimedTask`.
+        worker, express: as in `ClaimedTask`.
     """
 
     lanes: Sequence[int]
     placements: Sequence[Placement]
     worker: str = ""
+    express: bool = False
 
 
 # The lanes have said which are next; a second engine's other scheduler may have taken one of them since.
@@ -132,7 +135,7 @@ def claim(
         for (place, lane), placement in zip(picked, turn.placements, strict=False):
             row = rows.get(place)
             if row is not None:
-                claimed.append(_claimed(row, lane, turn.worker, placement, now))
+                claimed.append(_claimed(row, lane, turn, placement, now))
             elif place in late:
                 over.append(late[place])
             else:
@@ -142,7 +145,7 @@ def claim(
     return result
 
 
-def _claimed(row: Sequence[Any], lane: int, worker: str, placement: Placement, now: float) -> ClaimedTask:
+def _claimed(row: Sequence[Any], lane: int, turn: Turn, placement: Placement, now: float) -> ClaimedTask:
     (
         _, id_, name, args, kwargs, attempt, isolation, queue, priority, submitted_at, expires_at, options, key,
     ) = row  # fmt: skip
@@ -158,7 +161,7 @@ def _claimed(row: Sequence[Any], lane: int, worker: str, placement: Placement, n
         starts_within(expires_at, now),
     )
     since = submitted_at if options is None else due_since(options, submitted_at)
-    return ClaimedTask(assignment, queue, priority, since, placement.number, lane, key or "", worker)
+    return ClaimedTask(assignment, queue, priority, since, placement.number, lane, key or "", turn.worker, turn.express)
 
 
 def policy_to_send(options: str | None) -> Policy | None:

@@ -82,7 +82,8 @@ def _row(new: NewTask, now: float) -> tuple[Any, ...]:
 def _more(new: NewTask) -> tuple[Any, ...]:
     options = new.message.options
     key = None if options is None else options.key
-    return (new.due_at, new.expires_at, new.options, new.ttl, key, new.aliased)
+    target = new.placement.express or None if new.placement is not None else None
+    return (new.due_at, new.expires_at, new.options, new.ttl, key, new.aliased, target)
 
 
 _COLUMNS = (
@@ -108,7 +109,9 @@ _COLUMNS = (
     "lane",
 )
 _insert = Prepared(tasks.insert(), _COLUMNS)
-_insert_with_options = Prepared(tasks.insert(), (*_COLUMNS, "due_at", "expires_at", "options", "ttl", "key", "aliased"))
+_insert_with_options = Prepared(
+    tasks.insert(), (*_COLUMNS, "due_at", "expires_at", "options", "ttl", "key", "aliased", "target")
+)
 
 _NAMES = ("task", "queue", "priority", "owner", "reply_to", "lane", "state")
 

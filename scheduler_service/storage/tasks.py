@@ -25,10 +25,16 @@ _ISOLATIONS = {isolation.value: isolation for isolation in Isolation}
 
 
 class Placement(Struct, gc=False):
-    """A dispatch that has been decided: its lease, its number, and how it is run."""
+    """A dispatch that has been decided.
+
+    Attributes:
+        lease, number: its own.
+        express: the worker to which it goes by express; empty: as the turn or the lane says.
+    """
 
     lease: str
     number: int
+    express: str = ""
 
 
 class NewTask(Struct, gc=False):

@@ -50,7 +50,7 @@ def on_warren(broker: Broker, folder: Path, arrivals: Arrivals, tick: Tick) -> M
         Client(broker.url, namespace=namespace) as client,
     ):
         services.start()
-        _await_workers(lambda: len(client.workers()), services)
+        await_workers(lambda: len(client.workers()), services, len(MACHINES))
         began = time.time()
         handles = client.submit_many([call("bench.mix", run) for _, run in arrivals])
         try:
@@ -86,15 +86,20 @@ def on_competing_consumers(broker: Broker, folder: Path, arrivals: Arrivals, pre
     with cleaned(broker, Leftovers([queue], [])), Services(site, commands) as services:
         with declared(broker.url, queue) as consumers:
             services.start()
-            _await_workers(consumers, services)
+            await_workers(consumers, services, len(MACHINES))
         with new_runner() as runner:
             began, ran = runner.run(Submission(queue, arrivals, tick).run(broker.url, services.check))
     return _mix(arrivals, began, ran)
 
 
-def _await_workers(count: Callable[[], int], services: Services) -> None:
+def await_workers(count: Callable[[], int], services: Services, wanted: int) -> None:
+    """Return when so many workers are there.
+
+    Raises:
+        BenchError: they did not come, or a process ended.
+    """
     deadline = time.monotonic() + PATIENCE
-    while count() < len(MACHINES):
+    while count() < wanted:
         services.check()
         if time.monotonic() > deadline:
             raise BenchError("the workers are not heard of")

@@ -1,5 +1,5 @@
-"""The tables of docs/scheduling.md: simulated fleets under a fake clock; on real workers the mix with `--real`, and the
-shares of queues with `--shares`.
+"""The tables of docs/scheduling.md: simulated fleets under a fake clock; on real workers the mix with `--real`, the
+shares of queues with `--shares`, and a small tenant beside a large one with `--tenant`.
 
 The simulation decides with Warren's own code (tests/support/fleet.py) and takes a few minutes at most.
 """
@@ -8,6 +8,7 @@ import argparse
 import datetime as dt
 import os
 import shutil
+import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from tests.bench.infrastructure import Machine
 from tests.bench.mix import on_competing_consumers, on_warren
 from tests.bench.mix_report import RealMixes, Row, mix_table, row
 from tests.bench.services import BenchError
+from tests.bench.tenancy import beside
 from tests.support.cluster import Cluster
 from tests.support.scheduling import (
     Arrivals,
@@ -141,6 +143,42 @@ def _print_real(console: Console, short: int, long: int, json: Path | None) -> i
     return 0
 
 
+def _tenant(console: Console, folder: Path, runs: Sequence[float], backlog: int, tries: int) -> None:
+    """A small tenant beside a large one on a real broker, a scheduler and two workers of five slots."""
+    table = Table(
+        "run time",
+        "waiting alone",
+        "beside",
+        "turnaround alone",
+        "beside",
+        "beside / alone",
+        "last result alone",
+        "beside",
+        "tasks a second",
+        "machine load",
+        title=f"10 tasks beside {backlog:,}, real; medians of {tries} tries",
+    )
+    with infrastructure.broker(folder / "broker", folder / "broker.log") as broker:
+        for run in runs:
+            tenancy = beside(broker, folder / f"{run * 1000:g} ms", run, backlog, tries)
+            both = (tenancy.alone, tenancy.beside)
+            table.add_row(
+                f"{run * 1000:g} ms",
+                *(f"{statistics.median(each.waited) * 1000:.1f} ms" for each in both),
+                *(f"{statistics.median(each.turnaround) * 1000:.1f} ms" for each in both),
+                f"{tenancy.ratio:.2f} x",
+                *(f"{statistics.median(each.finished) * 1000:.1f} ms" for each in both),
+                f"{tenancy.rate:,.0f}",
+                f"{os.getloadavg()[0]:.1f}",
+            )
+            console.print(f"{run * 1000:g} ms: {tenancy.left:,} were left", *_rounded(tenancy.beside.turnaround))
+    console.print(table)
+
+
+def _rounded(seconds: Sequence[float]) -> list[str]:
+    return [f"{each * 1000:.0f}" for each in seconds]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.scheduling", description=__doc__)
@@ -150,11 +188,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="PATH", help="write what came out of the real mix to this file")
     parser.add_argument("--shares", action="store_true", help="how queues share real workers, about two minutes")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long each of the shares is measured")
+    parser.add_argument("--tenant", action="store_true", help="a small tenant beside a large one on real workers")
+    parser.add_argument("--runs", type=float, nargs="+", default=[0.001, 0.01, 0.1], help="seconds of a tenant's task")
+    parser.add_argument("--backlog", type=int, default=100_000, help="tasks of the large tenant")
+    parser.add_argument("--tries", type=int, default=20, help="how often the small tenant submits its ten")
     options = parser.parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 160)
     if options.shares:
         with tempfile.TemporaryDirectory(prefix="warren-shares-") as shares:
             _shares(console, Path(shares), options.seconds)
+        return 0
+    if options.tenant:
+        with tempfile.TemporaryDirectory(prefix="warren-tenants-") as place:
+            _tenant(console, Path(place), options.runs, options.backlog, options.tries)
         return 0
     if options.real:
         return _print_real(console, options.short, options.long, options.json)

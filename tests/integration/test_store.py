@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from common.errors import StoreConflict, StoreUnavailable
 from common.ids import new_task_id
+from common.options import TaskOptions
 from common.states import Event, Failed, Held, Lost, Returned, State, Succeeded, UnknownFunction, Verdict
 from common.telemetry import Telemetry
 from common.wire import ErrorInfo, ErrorKind, Isolation
@@ -60,6 +61,14 @@ async def test_a_task_that_may_go_at_once_is_stored_as_dispatched(store: Store) 
     assert (stored.task.state, stored.task.attempt, stored.task.lease) == (State.DISPATCHED, 1, "lease-7")
     assert stored.dispatched_at == NOW
     assert await claim(store, "default", 1) == []
+
+
+async def test_a_task_that_goes_by_express_is_stored_with_its_worker(store: Store) -> None:
+    express = new(placement=Placement("lease-8", 8, "w1"), options=TaskOptions(key="small"))
+    other = new(placement=Placement("lease-9", 9), options=TaskOptions(key="small"))
+    await accept(store, express, other)
+    out = await store.run(claims.dispatched, NOW)
+    assert {task.assignment.lease: task.worker for task in out} == {"lease-8": "w1", "lease-9": ""}
 
 
 async def test_a_refused_task_is_stored_as_failed(store: Store) -> None:

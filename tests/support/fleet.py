@@ -1,8 +1,8 @@
 """A fleet under a fake clock: the parts that decide about turns are real, and the rest is as simple as it can be.
 
 Events happen in the order of their time. The store is a list for each lane, and a real table of what rates have used
-up; the broker hands a task to a worker when one of its slots is free; a path takes a millisecond in each direction.
-The scheduler may be restarted, and the wall clock set. Each run is the same again.
+up; the broker hands a task to a worker when one of its slots is free, express ones first; a path takes a millisecond in
+each direction. The scheduler may be restarted, and the wall clock set. Each run is the same again.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from scheduler_service.fleet.backlog import Backlog, Found
 from scheduler_service.fleet.capability import Capability
 from scheduler_service.fleet.directory import Directory
 from scheduler_service.fleet.flights import Flights
+from scheduler_service.fleet.hand import Turn
 from scheduler_service.fleet.lanes import Lane, lane
 from scheduler_service.fleet.quotas import Ledger
-from scheduler_service.fleet.turns import Turn, Turns
+from scheduler_service.fleet.turns import Turns
 from scheduler_service.operations.moving import note_dispatched
 from scheduler_service.storage import quotas
 from scheduler_service.storage.claims import ClaimedTask
@@ -51,6 +52,7 @@ class Job:
     started: float = 0.0
     ended: float = 0.0
     by: str = ""
+    express: bool = False
 
     @property
     def waited(self) -> float:
@@ -70,6 +72,7 @@ class Machine:
     functions: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     own: deque[Job] = field(default_factory=deque)
+    express: deque[Job] = field(default_factory=deque)
 
 
 class Fleet:
@@ -182,9 +185,14 @@ class Fleet:
         for job in jobs:
             job.lane = where
         go = self.turns.admit(where, len(jobs), self.now)
-        placements = self.flights.reserve(where.queue, go)
+        placements = self.flights.reserve(where.queue, go, where.priority)
         self.turns.admitted(where, go, 0, self.now)
-        self._send(jobs[:go], placements, "")
+        self._send(jobs[:go], placements)
+        for worker in self.turns.admit_express(where, len(jobs), self.now) if not go else ():
+            placements = self.flights.reserve(where.queue, 1, where.priority, worker)
+            self.turns.admitted(where, 1, 0, self.now)
+            self._send([jobs[go]], placements, worker, express=True)
+            go += 1
         if jobs[go:]:
             self.stored[where.number].extend(jobs[go:])
             self.backlog.add(where, len(jobs) - go, self.wall)
@@ -217,8 +225,12 @@ class Fleet:
             return
         while turns := self.turns.plan(self.now, self.wall):
             for turn in turns:
-                self._take(turn, self.flights.reserve(turn.queue, turn.count))
+                self._take(turn, self._reserve(turn))
         self._pump_again()
+
+    def _reserve(self, turn: Turn) -> list[Placement]:
+        express = turn.worker if turn.express else ""
+        return self.flights.reserve(turn.queue, turn.count, turn.lanes[0].priority, express)
 
     def _pump_again(self) -> None:
         again = self.turns.again_at
@@ -238,9 +250,11 @@ class Fleet:
         found = Counter(job.lane.number for job in jobs)
         oldest = {job.lane.number: self.wall_ahead + job.submitted for job in jobs}
         self.turns.settle(turn, found, found, self.now, oldest)
-        self._send(jobs, placements, turn.worker)
+        self._send(jobs, placements, turn.worker, turn.express)
 
-    def _send(self, jobs: Sequence[Job], placements: Sequence[Placement], worker: str) -> None:
+    def _send(
+        self, jobs: Sequence[Job], placements: Sequence[Placement], worker: str = "", express: bool = False
+    ) -> None:  # fmt: skip
         claimed = []
         for job, placement in zip(jobs, placements, strict=False):
             assignment = Assignment(str(job.seq), job.lane.task, placement.lease, 1)
@@ -254,10 +268,11 @@ class Fleet:
                     lane=job.lane.number,
                     key=job.lane.key,
                     worker=worker,
+                    express=express,
                 )
             )
             self._out[job.seq] = claimed[-1]
-            job.sent = self.now
+            job.sent, job.express = self.now, express
             self.sent.append(job)
         if jobs:
             spans = {(scope.value, name): each.rate.per for (scope, name), each in self.quotas.items() if each.rate}
@@ -273,7 +288,8 @@ class Fleet:
     def _arrive(self, jobs: Sequence[Job], worker: str) -> None:
         for job in jobs:
             if worker:
-                next(machine for machine in self.machines if machine.name == worker).own.append(job)
+                machine = next(machine for machine in self.machines if machine.name == worker)
+                (machine.express if job.express else machine.own).append(job)
             else:
                 self.work[job.lane.queue].append(job)
         self._hand_out()
@@ -286,7 +302,10 @@ class Fleet:
                 queues = [self.work[queue] for queue in machine.queues if self.work[queue]]
                 if machine.own:
                     queues.append(machine.own)
-                if machine.busy < machine.slots and queues:
+                if machine.busy < machine.slots and machine.express:
+                    progress = True
+                    self._start(machine, machine.express.popleft())
+                elif machine.busy < machine.slots and queues:
                     progress = True
                     self._start(machine, min(queues, key=lambda queue: (queue[0].sent, queue[0].seq)).popleft())
 
@@ -308,6 +327,7 @@ class Fleet:
         if not self.up:
             self._unheard.append((job, seconds))
             return
+        self.flights.express_to.finished(job.by, 1, self.now)
         self._land(job, seconds)
         self.pump()
 

@@ -120,6 +120,7 @@ MESSAGES: Final[dict[str, Struct]] = {
     "bundle-of-a-suspect": Bundle(
         "default", [Assignment(CRASH, "crash", LEASES[2], 3, isolation=Isolation.ALONE)], 4713
     ),
+    "bundle-express": Bundle("default", [Assignment(ADD, "add", LEASES[0], 1, Raw(b"[2,3]"))], 4714, express=True),
     "reply": Reply(
         WORKER,
         [
@@ -151,6 +152,7 @@ MESSAGES: Final[dict[str, Struct]] = {
                 starts_within=30.0,
             )
         ],
+        4712,
     ),
     "reply-of-failures": Reply(
         WORKER,

@@ -1,8 +1,9 @@
 """The fleet under a fake clock, with workers, messages and commits that take their time as real ones do.
 
 A worker takes bundles of each of its queues ahead, up to a prefetch, and runs what they hold in the order of its
-arrival, whatever the queue. It has one batch of replies on its way at a time, and acks what the broker has confirmed;
-only then it is given the next. The scheduler commits one claim at a time, and plans the next one after that.
+arrival, whatever the queue, express ones first. It has one batch of replies on its way at a time, and acks what the
+broker has confirmed; only then it is given the next. The scheduler commits one claim at a time, and plans the next one
+after that.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 
-from scheduler_service.fleet.turns import Turn
+from scheduler_service.fleet.hand import Turn
 from scheduler_service.storage.tasks import Placement
 from tests.support.fleet import Fleet, Job, Machine
 from worker_service.consumer import prefetch_for
@@ -57,6 +58,7 @@ class PrefetchingFleet(Fleet):
         self._ready: dict[str, deque[Load]] = defaultdict(deque)
         self._unacked: dict[tuple[Machine, str], int] = defaultdict(int)
         self._lines: dict[Machine, deque[tuple[Job, Load, float]]] = defaultdict(deque)
+        self._first: dict[Machine, deque[tuple[Job, Load, float]]] = defaultdict(deque)
         self._replies: dict[Machine, list[tuple[Job, Load, float | None]]] = defaultdict(list)
         self._replying: set[Machine] = set()
 
@@ -69,7 +71,7 @@ class PrefetchingFleet(Fleet):
             self._pump_again()
             return
         self._committing = True
-        reserved = [self.flights.reserve(turn.queue, turn.count) for turn in turns]
+        reserved = [self._reserve(turn) for turn in turns]
         self.after(self.commit, lambda: self._committed(turns, reserved))
 
     def _committed(self, turns: Sequence[Turn], reserved: Sequence[Sequence[Placement]]) -> None:
@@ -82,6 +84,7 @@ class PrefetchingFleet(Fleet):
         queue = jobs[0].lane.queue
         size = self.flights.window(queue, self.now).bundle
         loads = [jobs[first : first + size] for first in range(0, len(jobs), size)]
+        queue = worker or queue
         self.after(self.path, lambda: self._arrived(queue, [Load(queue, load, len(load)) for load in loads]))
 
     def _arrived(self, queue: str, loads: Sequence[Load]) -> None:
@@ -93,7 +96,7 @@ class PrefetchingFleet(Fleet):
         while progress:
             progress = False
             for machine in self.machines:
-                for queue in machine.queues:
+                for queue in (machine.name, *machine.queues):
                     if self._ready[queue] and self._unacked[machine, queue] < prefetch_for(machine.slots):
                         progress = True
                         self._unacked[machine, queue] += 1
@@ -101,20 +104,20 @@ class PrefetchingFleet(Fleet):
                         self.after(self.path, partial(self._got, machine, load))
 
     def _got(self, machine: Machine, load: Load) -> None:
-        self._lines[machine].extend((job, load, self.now) for job in load.jobs)
+        self._lines[machine].extend((job, load, self.now) for job in load.jobs if not job.express)
+        self._first[machine].extend((job, load, self.now) for job in load.jobs if job.express)
         self.after(PATIENCE, lambda: self._overdue(machine))
         self._fill(machine)
 
     def _overdue(self, machine: Machine) -> None:
-        line = self._lines[machine]
-        while line and line[0][2] + PATIENCE <= self.now + 1e-9:
-            job, load, _ = line.popleft()
-            self.returned += 1
-            self._reply(machine, job, load, None)
+        for line in (self._first[machine], self._lines[machine]):
+            while line and line[0][2] + PATIENCE <= self.now + 1e-9:
+                job, load, _ = line.popleft()
+                self.returned += 1
+                self._reply(machine, job, load, None)
 
     def _fill(self, machine: Machine) -> None:
-        line = self._lines[machine]
-        while line and machine.busy < machine.slots:
+        while (line := self._first[machine] or self._lines[machine]) and machine.busy < machine.slots:
             job, load, _ = line.popleft()
             machine.busy += 1
             job.started, job.by = self.now, machine.name
@@ -140,11 +143,13 @@ class PrefetchingFleet(Fleet):
             self._replying.discard(machine)
             return
         self._replying.add(machine)
-        self.after(self.path, lambda: self._hear(replies))
+        self.after(self.path, lambda: self._hear(machine, replies))
         self.after(2 * self.path, lambda: self._flush(machine))
         self.after(3 * self.path, lambda: self._ack(machine, replies))
 
-    def _hear(self, replies: Sequence[tuple[Job, Load, float | None]]) -> None:
+    def _hear(self, machine: Machine, replies: Sequence[tuple[Job, Load, float | None]]) -> None:
+        ended = sum(seconds is not None for _, _, seconds in replies)
+        self.flights.express_to.finished(machine.name, ended, self.now)
         for job, _, seconds in replies:
             if seconds is not None:
                 self._land(job, seconds)

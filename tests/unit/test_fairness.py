@@ -176,3 +176,18 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(level._gone) <= 50
     assert len(level._ready) <= 100
     assert all(len(heap) <= 100 for heap in level._parked.values())
+
+
+def test_who_left_last_is_remembered_however_many_did_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of keys with one task each all go on their credit, so time stands still and nobody's share is long ago."""
+    monkeypatch.setattr(fairness, "REMEMBERED", 50)
+    level = FairQueue()
+    fill(level, "a")
+    go(level, 100)
+    level.credit = 10.0
+    for number in range(500):
+        key = f"key-{number}"
+        fill(level, key)
+        assert go(level, 1) == [key]
+        empty(level, key)
+    assert list(level._gone) == [f"key-{number}" for number in range(450, 500)]

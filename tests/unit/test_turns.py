@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.quotas import Quota, Rate, Scope
-from scheduler_service.fleet import turns
+from scheduler_service.fleet import hand, turns
 from scheduler_service.fleet.lanes import Lane
 from tests.support.fleet import START, Fleet, Job, of
 
@@ -246,4 +246,4 @@ def test_of_very_many_lanes_of_a_key_those_that_wait_longest_are_claimed_togethe
     for number in range(100):
         fleet.backlog.add(of(key="a", task=f"t{number}"), 1, fleet.wall - number)
     (turn,) = fleet.turns.plan(fleet.now, fleet.wall)
-    assert {lane.task for lane in turn.lanes} == {f"t{number}" for number in range(100 - turns.MERGED, 100)}
+    assert {lane.task for lane in turn.lanes} == {f"t{number}" for number in range(100 - hand.MERGED, 100)}

@@ -100,13 +100,15 @@ class Bench:
     def _answer(self, done: Sequence[Done]) -> None:
         self.answers += [outcome for _, outcome in done]
 
-    def arrive(self, *tasks: str, isolation: Isolation = Isolation.NONE) -> list[Attempt]:
+    def arrive(self, *tasks: str, isolation: Isolation = Isolation.NONE, express: bool = False) -> list[Attempt]:
         now = asyncio.get_running_loop().time()
         attempts = []
         for task in tasks:
             self._number += 1
             work = Assignment(f"id{self._number}", task, f"lease{self._number}", 1, isolation=isolation)
-            attempts.append(Attempt(work, DeliveredBundle(Deliverer(), "default"), now))
+            bundle = DeliveredBundle(Deliverer(), "default")
+            bundle.express = express
+            attempts.append(Attempt(work, bundle, now))
         self.executor.accept(attempts)
         return attempts
 
@@ -158,6 +160,37 @@ async def test_a_slot_that_becomes_free_in_time_is_used() -> None:
     bench.end(first)
     assert second in bench.coroutines.running
     assert bench.reasons() == []
+
+
+async def test_what_is_express_starts_before_what_came_otherwise_in_every_runtime() -> None:
+    bench = Bench(slots=2, patience=60.0)
+    running = bench.arrive("on_loop", "in_process")
+    bench.arrive("on_loop", "in_thread", "in_process")
+    first, second, third = bench.arrive("in_thread", "in_process", "on_loop", express=True)
+    bench.end(running[0])
+    assert bench.threads.running == [first]
+    bench.end(running[1])
+    assert bench.processes.running == [running[1], second]
+    bench.end(first)
+    assert bench.coroutines.running == [running[0], third]
+    bench.end(third)
+    assert len(bench.coroutines.running) == 3
+    assert bench.reasons() == []
+
+
+async def test_what_is_express_waits_no_longer_than_others_and_can_be_cancelled() -> None:
+    bench = Bench(slots=1)
+    bench.arrive("on_loop")
+    shared = bench.arrive("on_loop")
+    express = bench.arrive("on_loop", "on_loop", "on_loop", express=True)
+    bench.executor.cancel([express[1].assignment.lease])
+    assert bench.reasons() == [ReturnReason.CANCELLED]
+    await until(lambda: len(bench.answers) == 4)
+    assert bench.reasons() == [ReturnReason.CANCELLED] + [ReturnReason.BUSY] * 3
+    assert not any(each.started for each in [*shared, *express])
+    bench.arrive("on_loop", express=True)
+    bench.executor.give_back(ReturnReason.AWAY)
+    assert bench.reasons()[-1] is ReturnReason.AWAY
 
 
 async def test_an_unknown_function_goes_back_and_its_neighbours_run() -> None:
