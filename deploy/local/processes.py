@@ -3,31 +3,37 @@
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Iterable
 from pathlib import Path
+
+_POLL = 0.005  # seconds between two looks
 
 
 def descendants(pid: int) -> list[int]:
     """Return the child processes of `pid` and theirs, nearest first."""
     children: dict[int, list[int]] = {}
-    for entry in Path("/proc").glob("[0-9]*/stat"):
+    for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            # The name, in brackets, may hold spaces and brackets; the parent is the second field behind it.
-            parent = int(entry.read_text(errors="replace").rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(entry.parent.name))
+            children.setdefault(parent(int(entry.name)), []).append(int(entry.name))
     found = list(children.get(pid, []))
     for child in found:
         found.extend(children.get(child, []))
     return found
 
 
+def parent(pid: int) -> int:
+    """Return the process id of the parent of `pid`.
+
+    Raises:
+        OSError: there is no such process.
+    """
+    return int(_fields(pid)[1])
+
+
 def alive(pid: int) -> bool:
     """Whether a process runs; one that has ended and only waits to be noticed by its parent does not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in "ZX"
+    return _state(pid) not in "ZX"
 
 
 def kill_all(pids: Iterable[int]) -> None:
@@ -38,5 +44,19 @@ def kill_all(pids: Iterable[int]) -> None:
 
 
 def await_stopped(pid: int) -> None:
-    """Return once our child process `pid` has really stopped after a SIGSTOP, or has ended."""
-    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    """Return once the process has really stopped after a SIGSTOP, or has ended."""
+    while _state(pid) not in "TZX":
+        time.sleep(_POLL)
+
+
+def _state(pid: int) -> str:
+    """The letter that `proc(5)` has for the state of a process; X when there is none."""
+    try:
+        return _fields(pid)[0]
+    except OSError:
+        return "X"
+
+
+def _fields(pid: int) -> list[str]:
+    # The name, in brackets, may hold spaces and brackets; the fields behind it begin with the state and the parent.
+    return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()

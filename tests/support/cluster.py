@@ -82,7 +82,12 @@ class Cluster:
         mine = {"WARREN_DATABASE_URL": self.store.url, **(scheduler or {})}
         command = [sys.executable, *launcher]
         self.scheduler = ServiceProcess(
-            "scheduler", [*command, "scheduler_service"], shared | mine, folder / "scheduler.log", restart=restart
+            "scheduler",
+            [*command, "scheduler_service"],
+            shared | mine,
+            folder / "scheduler.log",
+            restart=restart,
+            forked=True,
         )
         theirs = [worker or {}] * workers if worker is None or isinstance(worker, Mapping) else list(worker)
         self.workers = [
@@ -92,6 +97,7 @@ class Cluster:
                 shared | {"WARREN_CHILD_ENVIRONMENT": VARIABLE} | dict(each),
                 folder / f"worker-{number}.log",
                 restart=restart,
+                forked=True,
             )
             for number, each in enumerate(theirs)
         ]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from deploy.local import processes
 from tests.support.conditions import wait_until
+from tests.support.nursery import Forked
 
 ROOT = Path(__file__).resolve().parents[2]
 _SERVING = b'"event":"serving metrics and health"'
@@ -31,13 +32,21 @@ class ServiceProcess:
         environment: all of its environment.
         log: where it writes to; kept over restarts.
         restart: start it again whenever it ends without having been told to.
+        forked: the command is ``python -m ...``, and is run by a `nursery`.
 
     Attributes:
         exits: the exit codes so far; negative for a signal.
     """
 
     def __init__(
-        self, name: str, argv: Sequence[str], environment: Mapping[str, str], log: Path, *, restart: bool = True
+        self,
+        name: str,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path,
+        *,
+        restart: bool = True,
+        forked: bool = False,
     ) -> None:
         self.name = name
         self.log = log
@@ -45,11 +54,12 @@ class ServiceProcess:
         self._argv = list(argv)
         self._environment = dict(environment)
         self._restart = restart
+        self._forked = forked
         self._stopping = threading.Event()
         self._ended = threading.Event()
         self._launched = threading.Event()
         self._log_start = 0
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Forked | None = None
         self._keeper: threading.Thread | None = None
 
     @property
@@ -173,6 +183,10 @@ class ServiceProcess:
         self._ended.clear()
         with self.log.open("ab") as output:
             self._log_start = output.tell()
+            if self._forked:
+                _, _, module, *arguments = self._argv
+                self._process = Forked(module, arguments, self._environment, ROOT, self.log)
+                return
             self._process = subprocess.Popen(
                 [*_END_WITH_US, *self._argv],
                 cwd=ROOT,

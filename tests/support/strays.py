@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Set
 from pathlib import Path
 
-from deploy.local.processes import descendants
+from deploy.local.processes import descendants, parent
 
 # Python's own: started once on first use, and meant to stay.
 _PYTHONS_OWN = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
@@ -19,7 +19,8 @@ def children() -> dict[int, str]:
     for pid in descendants(os.getpid()):
         with contextlib.suppress(OSError):
             command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-            if not any(own in command for own in _PYTHONS_OWN):
+            # What the fork server forks looks like it, but is not our child.
+            if parent(pid) != os.getpid() or not any(own in command for own in _PYTHONS_OWN):
                 found[pid] = command[:200] or "(ended, but nobody waited for it)"
     return found
 
