@@ -134,7 +134,7 @@ async def kill_worker(key: int) -> None:
     """Kill the worker, however deep below it this runs."""
     record(key)
     pid = os.getpid()
-    while b"worker_service\0tests.system.tasks" not in _command(pid):
+    while b"multiprocessing.forkserver" not in _command(pid):  # which has forked the worker (`tests.support.nursery`)
         pid = _parent(pid)
     os.kill(pid, signal.SIGKILL)
     await asyncio.sleep(60)
