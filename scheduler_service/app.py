@@ -43,9 +43,13 @@ from scheduler_service.endings import Endings
 from scheduler_service.fleet.backlog import Backlog
 from scheduler_service.fleet.capability import Capability
 from scheduler_service.fleet.directory import Directory
+from scheduler_service.fleet.express import Express
 from scheduler_service.fleet.flights import Flights
+from scheduler_service.fleet.pace import Pace
 from scheduler_service.fleet.quotas import Ledger
 from scheduler_service.fleet.reasons import Reasons
+from scheduler_service.fleet.rooms import Rooms
+from scheduler_service.fleet.shares import Shares
 from scheduler_service.fleet.traffic import Traffic
 from scheduler_service.fleet.turns import Turns
 from scheduler_service.gate import Gate
@@ -91,11 +95,23 @@ class Scheduler:
         store = Store(settings.database_url, telemetry=telemetry, commit_delay=settings.store_commit_delay)
         directory = Directory(settings.dead_after)
         ledger = Ledger()
-        flights = Flights(directory, settings.window_limit, landed=ledger.landed)
+        pace = Pace()
+        shares = Shares(ledger.weight_of_queue)
+        express = Express(directory)
+        flights = Flights(pace, express, landed=ledger.landed, used=shares.used)
         backlog = Backlog(settings.max_lanes, ledger.limits, ledger.weight_of_key)
+        rooms = Rooms(
+            directory,
+            flights,
+            pace,
+            shares,
+            express,
+            settings.window_limit,
+            runnable=lambda queue, now: turns.runnable(queue, now),
+            keyed=backlog.keyed,
+        )
         capability = Capability(directory)
-        turns = Turns(backlog, ledger, capability, flights)
-        flights.share_by(ledger.weight_of_queue, turns.runnable, backlog.keyed)
+        turns = Turns(backlog, ledger, capability, rooms)
         reasons = Reasons(capability, ledger, flights.paused)
         traffic = Traffic(telemetry)
         gate = Gate(consuming, topology, restored=lambda: listener.consumer.rebind(), report=service.report)
@@ -106,6 +122,7 @@ class Scheduler:
             topology,
             store,
             flights,
+            rooms,
             give_back=lambda reports: collector.apply(reports),
             suspect=lambda leases: rescuer.suspect(leases),
             gone=lambda worker: directory.miss(worker, time.monotonic()),
@@ -116,6 +133,7 @@ class Scheduler:
             store,
             sender,
             flights,
+            rooms,
             backlog,
             ledger,
             turns,
@@ -150,6 +168,7 @@ class Scheduler:
             queued=dispatcher.queued,
             scheduled=timers.scheduled,
             expect=timers.expect,
+            finished=express.finished,
             suspect=lambda leases: rescuer.suspect(leases),
             passed=lambda token: rescuer.passed(token),
             landed=dispatcher.wake,
@@ -213,6 +232,7 @@ class Scheduler:
             backlog=backlog,
             scheduled=lambda: timers.waiting,
             flights=flights,
+            rooms=rooms,
             directory=directory,
             capability=capability,
             ledger=ledger,
@@ -274,7 +294,14 @@ class Scheduler:
             answered=commander.heard,
             offer=sender.offer,
         )
-        metrics.watch(flights, directory, lambda: dispatcher.backlog, lambda: timers.waiting, lambda: not store.failure)
+        metrics.watch(
+            flights,
+            rooms,
+            directory,
+            backlog=lambda: dispatcher.backlog,
+            scheduled=lambda: timers.waiting,
+            store_up=lambda: not store.failure,
+        )
         metrics.watch_fleet(queue_reporter, worker_reporter, directory)
 
         self._connections = (consuming, publishing)

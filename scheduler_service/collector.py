@@ -75,6 +75,7 @@ class Collector:
         queued: told how many tasks of which lane were queued again, the oldest of them due at which moment.
         scheduled: told how many tasks of which queue were scheduled for later.
         expect: told when the next of them is due, seconds since the epoch.
+        finished: told which worker has replied that it finished how many tasks, and when, monotonic seconds.
         suspect: given the leases that were redelivered, to be judged.
         passed: told the token of each barrier that came through.
         landed: called after each batch: room may have opened.
@@ -97,6 +98,7 @@ class Collector:
         queued: Callable[[Lane, int, float], None],
         scheduled: Callable[[str, int], None],
         expect: Callable[[float], None],
+        finished: Callable[[str, int, float], None],
         suspect: Callable[[Sequence[str]], None],
         passed: Callable[[str], None],
         landed: Callable[[], None],
@@ -113,6 +115,7 @@ class Collector:
         self._queued = queued
         self._scheduled = scheduled
         self._expect = expect
+        self._finished = finished
         self._suspect = suspect
         self._passed = passed
         self._landed = landed
@@ -190,7 +193,7 @@ class Collector:
                 refused.append(parked_message("reply", delivery, "undecodable", str(error)))
                 continue
             ended = sum(outcome.kind in _ENDED for outcome in outcomes)
-            self._flights.express_to.finished(worker, ended, time.monotonic())
+            self._finished(worker, ended, time.monotonic())
             for outcome in outcomes:
                 if outcome.kind is OutcomeKind.SUCCEEDED:
                     event = Succeeded(outcome.attempt, outcome.lease, outcome.result)

@@ -28,6 +28,7 @@ from scheduler_service.fleet.backlog import Backlog, Found
 from scheduler_service.fleet.flights import Flights
 from scheduler_service.fleet.lanes import Lane
 from scheduler_service.fleet.quotas import Ledger
+from scheduler_service.fleet.rooms import Rooms
 from scheduler_service.fleet.turns import Turns
 from scheduler_service.operations import Claimed, Ended, Outset
 from scheduler_service.sender import Sender
@@ -57,7 +58,8 @@ class Dispatcher:
     Args:
         store: where the backlog is.
         sender: who publishes.
-        flights: what is out, and the windows.
+        flights: what is out.
+        rooms: how much more may be.
         backlog: the numbers of what is queued.
         ledger: the quotas, and what was used of them.
         turns: decides whose turn it is.
@@ -72,6 +74,7 @@ class Dispatcher:
         store: Store,
         sender: Sender,
         flights: Flights,
+        rooms: Rooms,
         backlog: Backlog,
         ledger: Ledger,
         turns: Turns,
@@ -84,6 +87,7 @@ class Dispatcher:
         self._store = store
         self._sender = sender
         self._flights = flights
+        self._rooms = rooms
         self._backlog = backlog
         self._ledger = ledger
         self._turns = turns
@@ -162,7 +166,7 @@ class Dispatcher:
 
     def room(self, queue: str) -> int:
         """How many more tasks of `queue` may be out."""
-        return self._flights.room(queue, self._clock())
+        return self._rooms.room(queue, self._clock())
 
     def place(self, lane: Lane, count: int) -> list[Placement]:
         """Room for up to `count` tasks that may go at once; say with `placed` or `doubt` what became of it."""

@@ -18,6 +18,7 @@ from common.telemetry import Telemetry
 from scheduler_service import events
 from scheduler_service.fleet.directory import Directory
 from scheduler_service.fleet.flights import Flights
+from scheduler_service.fleet.rooms import Rooms
 from scheduler_service.queue_reporter import QueueReporter
 from scheduler_service.worker_reporter import WorkerReporter
 
@@ -150,13 +151,14 @@ class SchedulerMetrics:
     def watch(
         self,
         flights: Flights,
+        rooms: Rooms,
         directory: Directory,
         backlog: Callable[[], Mapping[str, int]],
         scheduled: Callable[[], Mapping[str, int]],
         store_up: Callable[[], bool],
     ) -> None:
         """Read gauges from the live objects when they are scraped."""
-        self.registry.register(_Gauges(flights, directory, backlog, scheduled, store_up, self._queue))
+        self.registry.register(_Gauges(flights, rooms, directory, backlog, scheduled, store_up, self._queue))
 
     def watch_fleet(self, queues: QueueReporter, workers: WorkerReporter, directory: Directory) -> None:
         """Read from what operators are told when it is scraped."""
@@ -167,6 +169,7 @@ class _Gauges(Collector):
     def __init__(
         self,
         flights: Flights,
+        rooms: Rooms,
         directory: Directory,
         backlog: Callable[[], Mapping[str, int]],
         scheduled: Callable[[], Mapping[str, int]],
@@ -174,6 +177,7 @@ class _Gauges(Collector):
         queue: LabelBound,
     ) -> None:
         self._flights = flights
+        self._rooms = rooms
         self._directory = directory
         self._backlog = backlog
         self._scheduled = scheduled
@@ -198,7 +202,7 @@ class _Gauges(Collector):
             total = sums[self._queue(queue)]
             total[0] += backlog.get(queue, 0)
             total[1] += self._flights.out(queue)
-            total[2] += self._flights.window(queue, now).tasks
+            total[2] += self._rooms.window(queue, now).tasks
             total[3] += sum(worker.beat.slots for worker in self._directory.serving(queue))
             total[4] += running[queue]
             total[5] += scheduled.get(queue, 0)

@@ -18,6 +18,7 @@ from scheduler_service.fleet.directory import Directory, Worker
 from scheduler_service.fleet.flights import Flights
 from scheduler_service.fleet.quotas import Ledger
 from scheduler_service.fleet.reasons import Reasons
+from scheduler_service.fleet.rooms import Rooms
 from scheduler_service.fleet.scaling import DEFAULT_SLOTS, Demand, drain_seconds, recommended_workers
 from scheduler_service.fleet.traffic import Flow, Traffic
 
@@ -33,7 +34,8 @@ class QueueReporter:
     Args:
         backlog: what is queued.
         scheduled: scheduled tasks by queue.
-        flights: what is out, and the windows.
+        flights: what is out.
+        rooms: the windows.
         directory: the live workers.
         capability: who can run what.
         ledger: the quotas.
@@ -50,6 +52,7 @@ class QueueReporter:
         backlog: Backlog,
         scheduled: Callable[[], Mapping[str, int]],
         flights: Flights,
+        rooms: Rooms,
         directory: Directory,
         capability: Capability,
         ledger: Ledger,
@@ -62,6 +65,7 @@ class QueueReporter:
         self._backlog = backlog
         self._scheduled = scheduled
         self._flights = flights
+        self._rooms = rooms
         self._directory = directory
         self._capability = capability
         self._ledger = ledger
@@ -119,7 +123,7 @@ class QueueReporter:
             len(serving),
             sum(worker.beat.slots for worker in serving),
             recommended_workers(demand, self._target),
-            self._flights.window(queue, now).tasks,
+            self._rooms.window(queue, now).tasks,
             None if quota == Quota(scope=Scope.QUEUE, name=queue) else quota,
             self._note(queue, queued, unrunnable, now) if queued else "",
             self._limited(queue, now),

@@ -29,6 +29,7 @@ from scheduler_service import operations
 from scheduler_service.bundles import pack
 from scheduler_service.events import Dispatched
 from scheduler_service.fleet.flights import Flights
+from scheduler_service.fleet.rooms import Rooms
 from scheduler_service.operations import Report
 from scheduler_service.storage.claims import ClaimedTask
 from scheduler_service.storage.store import Store
@@ -48,6 +49,7 @@ class Sender:
         topology: the names.
         store: where the names of work queues are kept.
         flights: what is out.
+        rooms: the windows, which say how many tasks travel together.
         give_back: applies reports (the collector's): of leases that reached nobody.
         suspect: given the leases that a worker which is gone may have had.
         gone: told the worker whose direct queue is missing.
@@ -63,6 +65,7 @@ class Sender:
         topology: Topology,
         store: Store,
         flights: Flights,
+        rooms: Rooms,
         *,
         give_back: Callable[[Sequence[Report]], Awaitable[object]],
         suspect: Callable[[Iterable[str]], None],
@@ -76,6 +79,7 @@ class Sender:
         self._topology = topology
         self._store = store
         self._flights = flights
+        self._rooms = rooms
         self._give_back = give_back
         self._suspect = suspect
         self._gone = gone
@@ -133,7 +137,7 @@ class Sender:
         now = self._clock()
         if not launched:
             self._flights.launch(claimed, now)
-        limits = {queue: self._flights.window(queue, now).bundle for queue in {task.queue for task in claimed}}
+        limits = {queue: self._rooms.window(queue, now).bundle for queue in {task.queue for task in claimed}}
         for bundle in pack(claimed, limits):
             self._start_publishing(bundle)
 

@@ -1,35 +1,25 @@
-"""What is dispatched and not yet answered, and the room that is left in each window."""
+"""What is dispatched and not yet answered: leases, numbers, and up to which of these the broker has confirmed."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
 
 from msgspec import Struct
 
 from common.ids import new_leases
 from common.questions import Progress
 from common.wire import Isolation
-from scheduler_service.fleet.directory import Directory, Worker, is_serving
-from scheduler_service.fleet.express import HORIZON, MOST, Express, Line
+from scheduler_service.fleet.express import Express, Line
 from scheduler_service.fleet.lanes import Lane
-from scheduler_service.fleet.places import Claim, connected, hand_out
-from scheduler_service.fleet.quotas import UNLIMITED
-from scheduler_service.fleet.rates import SLOT, CompletionRate, Path, PathTime, RunTimes, path_of
-from scheduler_service.fleet.shares import Group, Shares
-from scheduler_service.fleet.window import Window, keyed_horizon, window
+from scheduler_service.fleet.pace import Pace
 from scheduler_service.storage.claims import ClaimedTask
 from scheduler_service.storage.tasks import Placement
 
-FUNCTIONS = 10_000
-"""Functions whose run times are remembered; client-chosen names beyond that share one entry."""
-
-LANES = 20_000
+LANES: Final = 20_000
 """Lanes that are remembered, so that the flights of one lane share it."""
-SHORTEST = 1e-6
-"""Seconds that a task counts for at least, until it is over."""
-_EPSILON = 1e-9
 
 
 class Flight(Struct, gc=False):
@@ -71,40 +61,37 @@ class Flight(Struct, gc=False):
 
 
 class Flights:
-    """The tasks that are out, by lease, and what was learned from those that came back.
+    """The tasks that are out, by lease.
 
     Args:
-        directory: the live workers.
-        limit: the most tasks that one window may hold.
+        pace: told what completed.
+        express: told what goes by express, and that it is over.
         landed: given a lane, and how many of its dispatches are over.
+        used: given a queue, and for how many seconds its tasks that completed had a slot.
     """
 
     def __init__(
-        self, directory: Directory, limit: int, *, landed: Callable[[Lane, int], None] = lambda lane, count: None
+        self,
+        pace: Pace,
+        express: Express,
+        *,
+        landed: Callable[[Lane, int], None] = lambda lane, count: None,
+        used: Callable[[str, float], None] = lambda queue, seconds: None,
     ) -> None:
-        self._directory = directory
-        self._limit = limit
+        self._pace = pace
+        self._express = express
         self._landed = landed
+        self._used = used
         self._direct: dict[str, int] = defaultdict(int)
-        self._shares = Shares(lambda queue: 1.0)
-        self._runnable: Callable[[str, float], int] = lambda queue, now: 0
-        self._keyed: Callable[[str], bool] = lambda queue: False
         self._lanes: dict[int, Lane] = {}
         self.by_lease: dict[str, Flight] = {}
         self._out: dict[str, int] = defaultdict(int)
-        self._rates: dict[str, CompletionRate] = defaultdict(CompletionRate)
-        self._paths: dict[str, PathTime] = defaultdict(PathTime)
-        self._straight: dict[str, int] = {}
-        self._open_slots: dict[str, int] = {}
-        self._ahead: set[str] = set()
         self._lines: dict[str, Line] = defaultdict(Line)
-        self.express_to = Express(directory)
-        """What workers may be sent past the windows; to be told what they have finished."""
-        self._runs: dict[str, RunTimes] = {}
-        self._names: dict[str, str] = {}
         self._number = 0
         self._open: dict[int, None] = {}
         self._doubtful: set[int] = set()
+        self.straight: dict[str, int] = {}
+        """By queue: while no more tasks of it are out than this, the next one has a slot waiting for it."""
         self.paused: set[str] = set()
         """Queues whose dispatch waits until what was lost there is known."""
 
@@ -117,203 +104,26 @@ class Flights:
         """The number of the next dispatch."""
         return self._number + 1
 
-    def share_by(
-        self, weigh: Callable[[str], float], runnable: Callable[[str, float], int], keyed: Callable[[str], bool]
-    ) -> None:
-        """Say how queues that share workers share them.
-
-        Args:
-            weigh: the weight of a queue.
-            runnable: how many of its queued tasks may go at a moment.
-            keyed: whether tasks with a fairness key wait in it.
-        """
-        self._shares = Shares(weigh)
-        self._runnable = runnable
-        self._keyed = keyed
-
-    def window(self, queue: str, now: float) -> Window:
-        """The window of `queue` at `now` (monotonic seconds), were there enough tasks in it."""
-        groups = self._groups((queue,))
-        path = self._path(_queues_of(groups, (queue,)), now)
-        return self._window(queue, self._peek(queue, groups, now), groups, path, now)
-
-    def room(self, queue: str, now: float, asking: int = UNLIMITED) -> int:
-        """How many more tasks of `queue` may be dispatched, at most `asking`.
-
-        Args:
-            queue: the queue.
-            now: monotonic seconds.
-            asking: how many want to go; those of other queues that wait have their share.
-        """
-        return min(asking, self.rooms((queue,), now, asking)[queue])
-
-    def rooms(self, queues: Sequence[str], now: float, asking: int = 0) -> dict[str, int]:
-        """How many more tasks of each of these queues may be dispatched, all of them together.
-
-        Args:
-            queues: those in which tasks wait, or want to go.
-            now: monotonic seconds.
-            asking: how many want to go in each that are not counted as waiting.
-        """
-        groups = self._groups(queues)
-        sharing = _queues_of(groups, queues)
-        if len(sharing) == 1:
-            (queue,) = sharing
-            window = self._window(queue, self._undivided(groups), groups, self._path(sharing, now), now)
-            self._straight[queue] = window.tasks - window.lead
-            self._ahead.discard(queue)
-            return {queue: 0 if queue in self.paused else max(0, window.tasks - self._out.get(queue, 0))}
-        demands = {queue: self._demand(queue, groups, now) for queue in sharing}
-        if asking:
-            demands |= {queue: demands[queue] + asking for queue in queues}
-            shares = self._shares.peek(groups, demands)
-        else:
-            shares = self._shares.divide(groups, demands, now)
-        if not asking:
-            demands |= {queue: self._out.get(queue, 0) for queue in sharing.difference(queues)}
-        paths = self._look_at_paths(groups, now)
-        claims = [
-            self._claim(queue, demands[queue], shares.get(queue, 0.0), groups, paths.get(queue, Path()), now)
-            for queue in sharing
-        ]
-        self._ahead -= sharing
-        self._ahead |= {claim.queue for claim in claims if claim.lag < -claim.share * max(claim.run, HORIZON)}
-        given = hand_out(claims, groups)
-        return {queue: 0 if queue in self.paused else given[queue] for queue in queues}
-
-    def direct_room(self, worker: str) -> int:
-        """How many more tasks may be sent to the direct queue of `worker`."""
-        known = self._directory.workers.get(worker)
-        if known is None or not is_serving(known):
-            return 0
-        return max(0, known.beat.slots - self._direct[worker])
-
-    def express(self, queue: str, priority: int, now: float) -> Mapping[str, int]:
-        """How many tasks of `queue` may be sent past its window to which worker, by its direct queue.
-
-        None where nothing waits in the broker, or what does has a higher priority; nor of a queue that shares workers
-        with others and is ahead of its share of them.
-        """
-        waiting = self._out.get(queue, 0) - self._straight.get(queue, 0)
-        if waiting <= 0 or queue in self.paused or queue in self._ahead:
-            return {}
-        return {} if self._lines[queue].has_higher(priority, waiting) else self.express_to.rooms(queue, now)
-
-    def credit(self, queue: str, now: float) -> int:
-        """How many tasks of `queue` a key that comes anew has ahead of the others: a turn for each live slot.
-
-        And as many as go by express, so that they are enough where slots are few and tasks short.
-        """
-        return self._open_slots.get(queue, 0) + int(min(self._rates[queue].per_second(now) * HORIZON, MOST))
-
-    def _path(self, queues: Collection[str], now: float) -> Path:
-        times = [self._paths[queue] for queue in queues if queue in self._paths]
-        return path_of(times, now, shared=len(queues) > 1)
-
-    def _look_at_paths(self, groups: list[Group], now: float) -> dict[str, Path]:
-        """The path of each queue, which it has in common with all that share workers with it, also through others.
-
-        What is sent next has waited for nothing if they have no more out than slots, with that.
-        """
-        paths: dict[str, Path] = {}
-        for numbers in connected(groups):
-            queues = _queues_of([groups[number] for number in numbers])
-            free = sum(groups[number].slots for number in numbers) - sum(self._out.get(queue, 0) for queue in queues)
-            self._straight |= {queue: free + self._out.get(queue, 0) for queue in queues}
-            paths |= dict.fromkeys(queues, self._path(queues, now))
-        return paths
-
-    def _window(self, queue: str, share: float, groups: list[Group], path: Path, now: float) -> Window:
-        mine = [group for group in groups if queue in group.queues]
-        live = self._open_slots[queue] = sum(group.open for group in mine)
-        completions = self._rates[queue].per_slot(now)
-        horizon = keyed_horizon(completions) if self._keyed(queue) else SLOT
-        return window(
-            slots=min(math.ceil(share - _EPSILON), max(self._limit, live)),
-            share=share,
-            workers=sum(group.workers for group in mine),
-            completions=completions,
-            expected_run=self._expected_in(queue),
-            path=0.0 if path.probed else path.seconds,
-            limit=self._limit,
-            horizon=0.0 if path.probed else horizon,
-        )
-
-    def _claim(self, queue: str, demand: float, share: float, groups: list[Group], path: Path, now: float) -> Claim:
-        window = self._window(queue, share, groups, path, now)
-        out = self._out.get(queue, 0)
-        return Claim(
-            queue=queue,
-            share=share,
-            lead=window.beyond,
-            lag=self._shares.lag(queue),
-            out=out,
-            wants=int(demand) - out,
-            most=window.tasks - window.lead + round(2 * window.beyond),
-            run=max(self._expected_in(queue), SHORTEST),
-            probed=path.probed,
-        )
-
-    def _groups(self, queues: Sequence[str]) -> list[Group]:
-        """The workers that serve one of `queues`, or another queue with one that does."""
-        groups: dict[frozenset[str], Group] = {}
-        for worker in self._directory.workers.values():
-            if worker.gone_since is not None:
-                continue
-            served = worker.queues
-            group = groups.get(served)
-            if group is None:
-                group = groups[served] = Group(served, 0)
-            group.slots += self._slots_of(worker)
-            if is_serving(worker):
-                group.open += worker.beat.slots
-                group.workers += 1
-        reached = set(queues)
-        for served in groups:
-            if not reached.isdisjoint(served):
-                reached |= served
-        return [group for served, group in groups.items() if not reached.isdisjoint(served)]
-
-    def _slots_of(self, worker: Worker) -> int:
-        # One that takes no more, or less than it did, still holds what it runs: others must not lose slots by that.
-        beat = worker.beat
-        slots, most, held = (
-            (beat.slots, beat.capacity, worker.running)
-            if is_serving(worker)
-            else (0, len(worker.leases), worker.leases)
-        )
-        if len(held) <= slots or most <= slots:
-            return slots
-        return max(slots, min(most, sum(lease in self.by_lease for lease in held)))
-
-    def _demand(self, queue: str, groups: list[Group], now: float) -> float:
-        if queue in self.paused or not any(group.workers for group in groups if queue in group.queues):
-            return 0
-        return self._out.get(queue, 0) + self._runnable(queue, now)
-
-    def _peek(self, queue: str, groups: list[Group], now: float) -> float:
-        sharing = _queues_of(groups)
-        if sharing <= {queue}:
-            return self._undivided(groups)
-        demands = {other: self._demand(other, groups, now) for other in sharing}
-        demands[queue] = float("inf")
-        return self._shares.peek(groups, demands).get(queue, 0.0)
-
-    @staticmethod
-    def _undivided(groups: list[Group]) -> float:
-        return sum(group.slots for group in groups)
-
     def out(self, queue: str) -> int:
         """How many tasks of `queue` are out or reserved."""
         return self._out[queue]
 
+    @property
+    def by_queue(self) -> Mapping[str, int]:
+        """How many tasks of each queue are out or reserved, now and whenever it is looked at."""
+        return self._out
+
+    def direct(self, worker: str) -> int:
+        """How many tasks are out in the direct queue of `worker`, those by express not counted."""
+        return self._direct.get(worker, 0)
+
+    def has_higher(self, queue: str, priority: int, waiting: int) -> bool:
+        """Whether a higher priority than this is among the last `waiting` tasks that went, or go, out of `queue`."""
+        return self._lines[queue].has_higher(priority, waiting)
+
     def queues(self) -> list[str]:
         """The queues that have or had tasks out."""
         return list(self._out)
-
-    def expected_run(self, name: str) -> float:
-        """Seconds that the function `name` is expected to run."""
-        return self._times(name).expected
 
     def reserve(self, queue: str, count: int, priority: int = 0, express: str = "") -> list[Placement]:
         """Take room for `count` tasks of one priority; give back what is not used with `release`.
@@ -325,7 +135,7 @@ class Flights:
             express: the worker to which they go by express; empty: they do not.
         """
         if express:
-            self.express_to.taken(express, count)
+            self._express.taken(express, count)
         self._out[queue] += count
         self._lines[queue].add(priority, count)
         first = self._number + 1
@@ -353,7 +163,7 @@ class Flights:
         self._lines[queue].drop(len(placements))
         for placement in placements:
             if placement.express:
-                self.express_to.landed(placement.express)
+                self._express.landed(placement.express)
 
     def doubts(self) -> frozenset[int]:
         """The numbers that are in doubt now."""
@@ -371,7 +181,7 @@ class Flights:
         for task in claimed:
             assignment = task.assignment
             # Room was reserved, so this one is among those that are out.
-            straight = self._out[task.queue] <= self._straight.get(task.queue, 0)
+            straight = self._out[task.queue] <= self.straight.get(task.queue, 0)
             self.by_lease[assignment.lease] = Flight(
                 assignment.id,
                 assignment.task,
@@ -495,25 +305,20 @@ class Flights:
         for lane, count in lanes.values():
             self._landed(lane, count)
         for (queue, name), seconds in runs.items():
-            self._learn(queue, name, seconds, now)
+            self._used(queue, sum(seconds))
+            self._pace.ran(queue, name, seconds, now)
         for queue, path in least.items():
-            self._paths[queue].add(path, now)
+            self._pace.travelled(queue, path, now)
 
     def _leave(self, flight: Flight) -> None:
         self._out[flight.queue] -= 1
         self._open.pop(flight.number, None)
         if flight.express:
-            self.express_to.landed(flight.worker)
+            self._express.landed(flight.worker)
         elif flight.worker:
             self._direct[flight.worker] -= 1
             if not self._direct[flight.worker]:
                 del self._direct[flight.worker]
-
-    def _learn(self, queue: str, name: str, runs: Sequence[float], now: float) -> None:
-        self._shares.used(queue, sum(runs))
-        self._rates[queue].add(len(runs), now)
-        self._times(name).extend(runs)
-        self._names[queue] = name
 
     def _lane(self, task: ClaimedTask) -> Lane:
         lane = self._lanes.get(task.lane)
@@ -523,19 +328,3 @@ class Flights:
             lane = Lane(task.lane, task.queue, task.priority, task.assignment.task, task.key)
             self._lanes[task.lane] = lane
         return lane
-
-    def _expected_in(self, queue: str) -> float:
-        name = self._names.get(queue)
-        return self._times(name).expected if name is not None else RunTimes().expected
-
-    def _times(self, name: str) -> RunTimes:
-        times = self._runs.get(name)
-        if times is None:
-            if len(self._runs) >= FUNCTIONS:
-                name = "other"
-            times = self._runs.setdefault(name, RunTimes())
-        return times
-
-
-def _queues_of(groups: Iterable[Group], queues: Iterable[str] = ()) -> set[str]:
-    return {queue for group in groups for queue in group.queues}.union(queues)

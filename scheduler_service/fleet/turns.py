@@ -14,7 +14,7 @@ doubted, before the next plan.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from scheduler_service.fleet.ageing import in_order
 from scheduler_service.fleet.backlog import Backlog
@@ -23,6 +23,7 @@ from scheduler_service.fleet.fairness import FairQueue, Flow, Waiting
 from scheduler_service.fleet.hand import ExpressHand, Hand, Turn
 from scheduler_service.fleet.lanes import Lane
 from scheduler_service.fleet.quotas import UNLIMITED, Ledger
+from scheduler_service.fleet.rooms import Rooms
 
 PARTS: Final = 64
 """Where several flows wait, a plan gives each a 64th of the room at a time, at least one task."""
@@ -32,28 +33,6 @@ LOOKS: Final = 2000
 """How many flows that turn out not to be able to go a plan looks at, or keys whose limit has let go: about 5 ms."""
 
 
-class Rooms(Protocol):
-    """Where turns find room; `Flights` has these."""
-
-    def rooms(self, queues: Sequence[str], now: float) -> Mapping[str, int]:
-        """How many more tasks of each of these queues may be out, all of them together."""
-
-    def room(self, queue: str, now: float, asking: int = UNLIMITED) -> int:
-        """How many of `asking` new tasks of `queue` may be out."""
-
-    def direct_room(self, worker: str) -> int:
-        """How many more tasks may be sent to the direct queue of a worker."""
-
-    def express(self, queue: str, priority: int, now: float) -> Mapping[str, int]:
-        """How many tasks of `queue` may be sent past its window to which worker, by its direct queue.
-
-        None where they would wait for nothing in the broker, or behind others of a higher priority.
-        """
-
-    def credit(self, queue: str, now: float) -> int:
-        """How many tasks of `queue` a key that comes anew has ahead of the others."""
-
-
 class Turns:
     """Decides about turns.
 
@@ -61,7 +40,7 @@ class Turns:
         backlog: what is queued.
         ledger: what each may have.
         capability: who can run what.
-        rooms: where there is room.
+        rooms: where there is room; it asks `runnable` for what waits.
     """
 
     def __init__(self, backlog: Backlog, ledger: Ledger, capability: Capability, rooms: Rooms) -> None:

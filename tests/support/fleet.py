@@ -22,10 +22,14 @@ from common.wire import Assignment, Beat
 from scheduler_service.fleet.backlog import Backlog, Found
 from scheduler_service.fleet.capability import Capability
 from scheduler_service.fleet.directory import Directory
+from scheduler_service.fleet.express import Express
 from scheduler_service.fleet.flights import Flights
 from scheduler_service.fleet.hand import Turn
 from scheduler_service.fleet.lanes import Lane, lane
+from scheduler_service.fleet.pace import Pace
 from scheduler_service.fleet.quotas import Ledger
+from scheduler_service.fleet.rooms import Rooms
+from scheduler_service.fleet.shares import Shares
 from scheduler_service.fleet.turns import Turns
 from scheduler_service.operations.moving import note_dispatched
 from scheduler_service.storage import quotas
@@ -111,9 +115,20 @@ class Fleet:
         self.directory = Directory(1e9)
         self.ledger = Ledger()
         self.backlog = Backlog(self.max_lanes, self.ledger.limits, self.ledger.weight_of_key)
-        self.flights = Flights(self.directory, 5000, landed=self.ledger.landed)
-        self.turns = Turns(self.backlog, self.ledger, Capability(self.directory), self.flights)
-        self.flights.share_by(self.ledger.weight_of_queue, self.turns.runnable, self.backlog.keyed)
+        self.express = Express(self.directory)
+        pace, shares = Pace(), Shares(self.ledger.weight_of_queue)
+        self.flights = Flights(pace, self.express, landed=self.ledger.landed, used=shares.used)
+        self.rooms = Rooms(
+            self.directory,
+            self.flights,
+            pace,
+            shares,
+            self.express,
+            5000,
+            runnable=lambda queue, now: self.turns.runnable(queue, now),
+            keyed=self.backlog.keyed,
+        )
+        self.turns = Turns(self.backlog, self.ledger, Capability(self.directory), self.rooms)
 
     @property
     def wall(self) -> float:
@@ -327,7 +342,7 @@ class Fleet:
         if not self.up:
             self._unheard.append((job, seconds))
             return
-        self.flights.express_to.finished(job.by, 1, self.now)
+        self.express.finished(job.by, 1, self.now)
         self._land(job, seconds)
         self.pump()
 

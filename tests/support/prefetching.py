@@ -82,7 +82,7 @@ class PrefetchingFleet(Fleet):
 
     def _deliver(self, jobs: Sequence[Job], worker: str) -> None:
         queue = jobs[0].lane.queue
-        size = self.flights.window(queue, self.now).bundle
+        size = self.rooms.window(queue, self.now).bundle
         loads = [jobs[first : first + size] for first in range(0, len(jobs), size)]
         queue = worker or queue
         self.after(self.path, lambda: self._arrived(queue, [Load(queue, load, len(load)) for load in loads]))
@@ -149,7 +149,7 @@ class PrefetchingFleet(Fleet):
 
     def _hear(self, machine: Machine, replies: Sequence[tuple[Job, Load, float | None]]) -> None:
         ended = sum(seconds is not None for _, _, seconds in replies)
-        self.flights.express_to.finished(machine.name, ended, self.now)
+        self.express.finished(machine.name, ended, self.now)
         for job, _, seconds in replies:
             if seconds is not None:
                 self._land(job, seconds)

@@ -1,7 +1,7 @@
 """A whole Warren in one thread, by dice: the real rules and the real bookkeeping, a model of all the rest.
 
-Real are `transition`, `Flights`, `Directory` and `pack`. Modelled are the store (a dictionary that survives), the
-broker (lists that drop, double, reorder and delay) and the workers (that die, freeze and come back too late). Each
+Real are `transition`, `Flights`, `Rooms`, `Directory` and `pack`. Modelled are the store (a dictionary that survives),
+the broker (lists that drop, double, reorder and delay) and the workers (that die, freeze and come back too late). Each
 step is one thing that one part does; which one, and what goes wrong, is drawn from a seeded generator, so that a seed
 that fails can be run again.
 """
@@ -31,6 +31,7 @@ from scheduler_service.bundles import pack
 from scheduler_service.fleet.directory import Directory
 from scheduler_service.fleet.flights import Flights
 from scheduler_service.storage.claims import ClaimedTask
+from tests.support.rooms import flights_and_rooms
 from tests.support.simulated_outside import QUEUE, SLOTS, Faults, Message, Outside, Row, Violation
 
 LIMIT = 12
@@ -85,7 +86,7 @@ class World(Outside):
     def begin(self) -> None:
         """A scheduler starts with nothing but the store."""
         self.directory = Directory(dead_after=1e9)
-        self.flights = Flights(self.directory, LIMIT)
+        self.flights, self.rooms = flights_and_rooms(self.directory, LIMIT)
         self.suspects: set[str] = set()
         out = sorted(
             (row for row in self.rows.values() if row.task.state is State.DISPATCHED), key=lambda row: row.number
@@ -104,7 +105,7 @@ class World(Outside):
 
     def dispatch(self, rows: list[Row]) -> None:
         """Commit dispatches for as many of `rows` as there is room, then publish them."""
-        room = min(self.flights.room(QUEUE, self.now), len(rows))
+        room = min(self.rooms.room(QUEUE, self.now), len(rows))
         if room <= 0:
             return
         mark = self.marks(self.flights)

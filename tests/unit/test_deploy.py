@@ -24,7 +24,6 @@ from deploy.definitions import NOTHING, Role, definitions, password_hash, permis
 from scheduler_service.fleet.backlog import Backlog
 from scheduler_service.fleet.capability import Capability
 from scheduler_service.fleet.directory import Directory
-from scheduler_service.fleet.flights import Flights
 from scheduler_service.fleet.quotas import Ledger
 from scheduler_service.fleet.reasons import Reasons
 from scheduler_service.fleet.traffic import Traffic
@@ -32,6 +31,7 @@ from scheduler_service.metrics import SchedulerMetrics
 from scheduler_service.queue_reporter import QueueReporter
 from scheduler_service.settings import SchedulerSettings
 from scheduler_service.worker_reporter import WorkerReporter
+from tests.support.rooms import flights_and_rooms
 from worker_service.metrics import WorkerMetrics
 from worker_service.settings import WorkerSettings
 
@@ -299,12 +299,14 @@ def exported() -> set[str]:
     """The names that scheduler and worker expose."""
     scheduler = SchedulerMetrics(Telemetry())
     directory = Directory(15.0)
-    flights, ledger, capability = Flights(directory, 5000), Ledger(), Capability(directory)
-    scheduler.watch(flights, directory, dict, dict, lambda: True)
+    flights, rooms = flights_and_rooms(directory)
+    ledger, capability = Ledger(), Capability(directory)
+    scheduler.watch(flights, rooms, directory, dict, dict, lambda: True)
     queues = QueueReporter(
         backlog=Backlog(),
         scheduled=dict,
         flights=flights,
+        rooms=rooms,
         directory=directory,
         capability=capability,
         ledger=ledger,

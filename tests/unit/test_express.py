@@ -150,18 +150,18 @@ def test_it_goes_at_once_without_being_queued_and_as_a_plan_would_send_it() -> N
 def test_what_was_taken_for_a_worker_and_not_used_is_given_back() -> None:
     fleet = Fleet()
     busy(fleet)
-    before = fleet.flights.express_to._workers["w0"].out
+    before = fleet.express._workers["w0"].out
     unused, doubtful = fleet.flights.reserve("q", 3, 4, "w0"), fleet.flights.reserve("q", 2, 4, "w0")
-    assert fleet.flights.express_to._workers["w0"].out == before + 5
+    assert fleet.express._workers["w0"].out == before + 5
     fleet.flights.release("q", unused)
     fleet.flights.doubt("q", doubtful)
-    assert fleet.flights.express_to._workers["w0"].out == before
+    assert fleet.express._workers["w0"].out == before
 
 
 def test_no_more_is_out_than_the_window_and_what_workers_finish_in_a_horizon() -> None:
     fleet = Fleet()
     busy(fleet)
-    window = fleet.flights.window("q", fleet.now).tasks
+    window = fleet.rooms.window("q", fleet.now).tasks
     for number in range(200):
         fleet.submit(of(key=f"k{number}"), *[0.002] * 10)
         assert fleet.flights.out("q") <= window + 2 * MOST

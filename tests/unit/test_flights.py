@@ -1,111 +1,39 @@
-"""What is out: the room that is left, the numbers of dispatches, and the mark of the confirmed ones."""
+"""What is out: its leases, the numbers of dispatches, and the mark of the confirmed ones."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from common.wire import Assignment, Beat, Isolation
-from scheduler_service.fleet import flights as flights_module
+from common.wire import Assignment, Isolation
 from scheduler_service.fleet.directory import Directory
+from scheduler_service.fleet.express import Express
 from scheduler_service.fleet.flights import Flights
+from scheduler_service.fleet.pace import Pace
 from scheduler_service.storage.claims import ClaimedTask
 from scheduler_service.storage.tasks import Placement
+from tests.support.rooms import claimed, launched
 
 NOW = 1000.0
 
 
-def with_workers(*workers: tuple[list[str], int], limit: int = 5000) -> Flights:
-    """Flights beside workers of these queues and slots."""
-    directory = Directory(15.0)
-    for number, (queues, slots) in enumerate(workers):
-        directory.hear(Beat(f"w{number}", 1, queues, slots, [], []), NOW)
-    return Flights(directory, limit)
+def new_flights() -> Flights:
+    return Flights(Pace(), Express(Directory(15.0)))
 
 
 @pytest.fixture
 def flights() -> Flights:
-    return with_workers((["default"], 4), (["default"], 6))
-
-
-def claimed(placement: Placement, queue: str = "default", name: str = "add") -> ClaimedTask:
-    assignment = Assignment(f"task-{placement.number}", name, placement.lease, 1)
-    return ClaimedTask(assignment, queue, 4, 0.0, placement.number)
-
-
-def launched(flights: Flights, count: int, **more: Any) -> list[Placement]:
-    placements = flights.reserve(more.get("queue", "default"), count)
-    flights.launch([claimed(placement, **more) for placement in placements], NOW)
-    return placements
-
-
-def test_there_is_room_for_a_task_in_each_slot(flights: Flights) -> None:
-    assert flights.room("default", NOW) == 10
-    assert flights.room("email", NOW) == 0
-
-
-def test_reserving_takes_room_and_releasing_gives_it_back(flights: Flights) -> None:
-    placements = flights.reserve("default", 7)
-    assert flights.room("default", NOW) == 3
-    flights.release("default", placements[2:])
-    assert flights.room("default", NOW) == 8
+    return new_flights()
 
 
 def test_a_dispatch_that_lands_makes_room_once(flights: Flights) -> None:
-    (placement,) = launched(flights, 1)
+    (placement,) = launched(flights, 1, NOW)
     flights.land(placement.lease, NOW, 0.1)
     flights.land(placement.lease, NOW, 0.1)
     flights.land("forged", NOW)
     assert (flights.out("default"), flights.by_lease) == (0, {})
-
-
-def test_a_paused_queue_has_no_room(flights: Flights) -> None:
-    flights.paused.add("default")
-    assert flights.room("default", NOW) == 0
-
-
-def test_completions_open_the_window(flights: Flights) -> None:
-    for placement in launched(flights, 10, name="short"):
-        flights.land(placement.lease, NOW, 0.001)
-    assert flights.room("default", NOW) == 10 + 10
-    assert flights.window("default", NOW).bundle == 5
-    assert flights.expected_run("short") == 0.001
-
-
-def test_what_comes_back_unrun_is_no_completion(flights: Flights) -> None:
-    for placement in launched(flights, 10):
-        flights.land(placement.lease, NOW)
-    assert flights.room("default", NOW) == 10
-
-
-def test_a_slow_path_widens_the_horizon(flights: Flights) -> None:
-    assert flights.room("default", NOW) == 10
-    for placement in launched(flights, 2, name="short"):
-        flights.land(placement.lease, NOW + 1.0, 0.05)
-    assert flights.window("default", NOW + 1.0).tasks == 10 + 38
-
-
-def test_queues_that_share_workers_share_the_slots() -> None:
-    both = with_workers((["default", "email"], 10))
-    both.share_by(lambda queue: 1.0, lambda queue, now: 100, lambda queue: False)
-    assert (both.room("default", NOW), both.room("email", NOW)) == (5, 5)
-    placements = launched(both, 10)
-    assert both.room("email", NOW) == 1, "no slot is free, but the next is for this one"
-    for placement in placements[:3]:
-        both.land(placement.lease, NOW)
-    assert both.room("email", NOW) == 3
-    assert both.room("default", NOW) == 0, "it has more than its half still"
-
-
-def test_a_queue_never_starves_for_those_it_shares_with() -> None:
-    shared = with_workers((["a", "b", "c"], 1))
-    launched(shared, 1, queue="a")
-    launched(shared, 1, queue="b")
-    assert shared.room("c", NOW) == 1
 
 
 def test_dispatches_are_numbered_from_the_mark(flights: Flights) -> None:
@@ -117,7 +45,7 @@ def test_dispatches_are_numbered_from_the_mark(flights: Flights) -> None:
 def test_the_mark_lies_below_the_first_dispatch_that_is_not_confirmed(flights: Flights) -> None:
     flights.start_from(10)
     assert flights.confirmed_up_to == 10
-    first, second, third = launched(flights, 3)
+    first, second, third = launched(flights, 3, NOW)
     flights.confirm([second.lease, third.lease])
     assert flights.confirmed_up_to == 10
     flights.confirm([first.lease])
@@ -145,7 +73,7 @@ def test_a_start_takes_over_what_is_out_and_names_what_may_not_be_in_the_broker(
 
 
 def test_what_is_known_is_not_taken_over_twice(flights: Flights) -> None:
-    placements = launched(flights, 2)
+    placements = launched(flights, 2, NOW)
     assert flights.adopt([claimed(placement) for placement in placements], -1, NOW) == []
     assert flights.out("default") == 2
 
@@ -154,19 +82,9 @@ def test_the_mark_does_not_pass_a_stray_with_a_lower_number(flights: Flights) ->
     """A commit whose answer was lost: its dispatches are found later, behind newer ones."""
     stray, *_ = flights.reserve("default", 1)
     flights.release("default", [stray])
-    launched(flights, 2)
+    launched(flights, 2, NOW)
     assert flights.adopt([claimed(stray)], -1, NOW) != []
     assert flights.confirmed_up_to == stray.number - 1
-
-
-def test_the_names_whose_run_times_are_remembered_are_bounded(
-    flights: Flights, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(flights_module, "FUNCTIONS", 3)
-    for number in range(20):
-        (placement,) = launched(flights, 1, name=f"f{number}")
-        flights.land(placement.lease, NOW, 0.5)
-    assert len(flights._runs) <= 4
 
 
 class Bookkeeping(RuleBasedStateMachine):
@@ -174,7 +92,7 @@ class Bookkeeping(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.flights = with_workers((["default"], 20))
+        self.flights = new_flights()
         self.reserved: list[Placement] = []
         self.flying: dict[str, int] = {}
         self.confirmed: set[str] = set()

@@ -13,12 +13,12 @@ from scheduler_service import events
 from scheduler_service.fleet.backlog import Backlog
 from scheduler_service.fleet.capability import Capability
 from scheduler_service.fleet.directory import Directory
-from scheduler_service.fleet.flights import Flights
 from scheduler_service.fleet.lanes import lane
 from scheduler_service.fleet.quotas import Ledger
 from scheduler_service.fleet.reasons import Reasons
 from scheduler_service.fleet.traffic import Traffic
 from scheduler_service.queue_reporter import QueueReporter
+from tests.support.rooms import flights_and_rooms
 
 NOW, WALL = 1000.0, 1_700_000_000.0
 
@@ -29,7 +29,7 @@ class Fleet:
     def __init__(self) -> None:
         self.now = NOW
         self.backlog, self.ledger, self.directory = Backlog(), Ledger(), Directory(15.0)
-        self.flights = Flights(self.directory, 5000)
+        self.flights, rooms = flights_and_rooms(self.directory)
         self.capability = Capability(self.directory)
         self.reasons = Reasons(self.capability, self.ledger, self.flights.paused)
         self.telemetry = Telemetry()
@@ -38,6 +38,7 @@ class Fleet:
             backlog=self.backlog,
             scheduled=lambda: self.scheduled,
             flights=self.flights,
+            rooms=rooms,
             directory=self.directory,
             capability=self.capability,
             ledger=self.ledger,

@@ -153,7 +153,7 @@ def test_a_path_that_was_slow_in_the_first_second_is_forgotten(path: float, orde
     assert off < 0.02
     assert busy > 0.95
     assert longest < 1.0
-    assert fleet.flights.window("a", fleet.now).tasks < 10
+    assert fleet.rooms.window("a", fleet.now).tasks < 10
 
 
 def test_a_path_that_was_slow_at_first_is_forgotten_when_queues_are_more_than_slots() -> None:
@@ -379,9 +379,9 @@ def test_the_window_of_a_queue_that_is_never_at_rest_does_not_grow() -> None:
     fleet.worker(4)
     fleet.submit(of(), *[0.1] * 13_000)
     fleet.run(30.0)
-    window = fleet.flights.window("q", fleet.now)
+    window = fleet.rooms.window("q", fleet.now)
     fleet.run(300.0)
-    assert fleet.flights.window("q", fleet.now) == window
+    assert fleet.rooms.window("q", fleet.now) == window
     waited = [job.started - job.sent for job in fleet.done[-100:]]
     assert max(waited) < 0.15
     assert len(fleet.done) == pytest.approx(4 * 10 * 300, rel=0.01)

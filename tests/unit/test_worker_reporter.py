@@ -12,9 +12,9 @@ from common.wire import Assignment, Beat, Load, encode
 from scheduler_service import worker_reporter
 from scheduler_service.asking import Asker
 from scheduler_service.fleet.directory import Directory
-from scheduler_service.fleet.flights import Flights
 from scheduler_service.storage.claims import ClaimedTask
 from scheduler_service.worker_reporter import WorkerReporter
+from tests.support.rooms import flights_and_rooms
 
 OPERATOR = Asker("ops", "q", True, True)
 ANYBODY = Asker("anna", "q")
@@ -24,7 +24,7 @@ class Fleet:
     def __init__(self) -> None:
         self.now = 1000.0
         self.directory = Directory(15.0)
-        self.flights = Flights(self.directory, 5000)
+        self.flights, _ = flights_and_rooms(self.directory)
         self.reporter = WorkerReporter(self.directory, self.flights, lambda: self.now)
 
     def hear(self, name: str, **more: Any) -> None:
