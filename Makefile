@@ -1,6 +1,8 @@
 # Every target sets up what it needs in .venv; a stamp there makes that happen once, and again when pyproject.toml changes.
 PYTHON ?= python3
 export PYTHON
+# Where it is set, each of the hundreds of processes that tests start would compile everything anew.
+unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 DEV := .venv/.installed-dev
 BENCH := .venv/.installed-bench
