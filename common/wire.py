@@ -138,6 +138,10 @@ class RawSubmission(Message):
     tasks: list[Raw]
 
 
+EXPRESS_TASKS: Final = 20
+"""So many express tasks may be at a worker; its direct queue hands over as many beyond those that fill its slots."""
+
+
 class Assignment(Struct, omit_defaults=True, gc=False):
     """One dispatch of one task to whoever takes the bundle."""
 

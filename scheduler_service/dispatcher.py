@@ -180,7 +180,7 @@ class Dispatcher:
         return [
             placement
             for worker, part in workers.items()
-            for placement in self._flights.reserve(lane.queue, part, lane.priority, worker)
+            for placement in self._flights.reserve(lane.queue, part, lane.priority, worker, express=True)
         ]
 
     def placed(self, lane: Lane, stored: int, unused: Sequence[Placement]) -> None:
@@ -277,7 +277,7 @@ class Dispatcher:
         if not turns:
             return False
         reserved = [
-            self._flights.reserve(turn.queue, turn.count, turn.lanes[0].priority, turn.worker if turn.express else "")
+            self._flights.reserve(turn.queue, turn.count, turn.lanes[0].priority, turn.worker, express=turn.express)
             for turn in turns
         ]
         wanted = [

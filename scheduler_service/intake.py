@@ -322,22 +322,22 @@ def _claimed(task: NewTask, now: float) -> ClaimedTask:
     message, placement = task.message, task.placement
     assert placement is not None
     assignment = Assignment(message.id, message.task, placement.lease, 1, message.args, message.kwargs)
+    key = ""
     if message.options is not None:
         assignment.policy = policy_to_send(task.options)
         assignment.starts_within = starts_within(task.expires_at, now)
         key = message.options.key or ""
-        return ClaimedTask(
-            assignment,
-            message.queue,
-            message.priority,
-            now,
-            placement.number,
-            task.lane,
-            key,
-            placement.express,
-            bool(placement.express),
-        )
-    return ClaimedTask(assignment, message.queue, message.priority, now, placement.number, task.lane)
+    return ClaimedTask(
+        assignment,
+        message.queue,
+        message.priority,
+        now,
+        placement.number,
+        task.lane,
+        key,
+        placement.worker,
+        placement.express,
+    )
 
 
 def _conflicts(accepted: Accepted) -> dict[str, list[TaskResult]]:

@@ -20,7 +20,7 @@ from common.lifecycle import Part, Service
 from common.metrics import new_registry, package_version
 from common.telemetry import Telemetry
 from common.topology import Queue, Topology
-from common.wire import BUNDLE_TASKS, ReturnReason
+from common.wire import BUNDLE_TASKS, EXPRESS_TASKS, ReturnReason
 from worker_service.acks import Acks
 from worker_service.attempts import Leases
 from worker_service.beats import Beats, Condition
@@ -206,7 +206,7 @@ class Worker:
         )
         self.executor.on_first_start = self.beats.changed
         self.consumers = [self._consumer(consuming, queue, topology.work_queue(queue)) for queue in settings.queues]
-        self.direct = self._consumer(consuming, None, topology.direct_queue(self.id))
+        self.direct = self._consumer(consuming, None, topology.direct_queue(self.id), more=EXPRESS_TASKS)
         self.replier.on_confirmed = self._confirmed
         operating = Operating(
             executor=self.executor,
@@ -268,12 +268,13 @@ class Worker:
         ended: list[Part] = [*self.consumers, self.executor, self.direct, self.holder, self.replier, self.dead_letters]
         service.stop_order = ended + [part for part in reversed(started) if part not in ended]
 
-    def _consumer(self, connection: Connection, name: str | None, queue: Queue) -> WorkConsumer:
+    def _consumer(self, connection: Connection, name: str | None, queue: Queue, *, more: int = 0) -> WorkConsumer:
         return WorkConsumer(
             connection,
             name,
             queue,
             slots=self._settings.slots,
+            more=more,
             leases=self.leases,
             ready=self.briefing.wait,
             precedes=self._precedes,

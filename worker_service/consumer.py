@@ -70,6 +70,7 @@ class WorkConsumer:
         name: the queue's name in Warren; None when each bundle says which one it is of.
         queue: the work queue behind it, declared when it is missing and the broker's permissions allow it.
         slots: how many tasks this worker runs at a time.
+        more: how many bundles it takes beyond those that slots are for.
         leases: where the accepted leases are listed.
         ready: awaited before each subscription.
         precedes: whether a dispatch, by its number, was before this worker could hear.
@@ -87,6 +88,7 @@ class WorkConsumer:
         queue: Queue,
         *,
         slots: int,
+        more: int = 0,
         leases: Leases,
         ready: Callable[[], Awaitable[None]],
         precedes: Callable[[int], bool],
@@ -98,6 +100,7 @@ class WorkConsumer:
     ) -> None:
         self.name = queue.name if name is None else name
         self._fixed_name = name
+        self._more = more
         self._leases = leases
         self._precedes = precedes
         self._congested = congested
@@ -106,7 +109,7 @@ class WorkConsumer:
         self._bury = bury
         self._telemetry = telemetry
         self._consumer = Consumer(
-            connection, queue, self._arrived, prefetch=prefetch_for(slots), declare=True, when=ready
+            connection, queue, self._arrived, prefetch=prefetch_for(slots) + more, declare=True, when=ready
         )
         self._backlog: deque[Delivery] = deque()
         self._settling: set[asyncio.Task[Any]] = set()
@@ -126,7 +129,7 @@ class WorkConsumer:
 
     def resize(self, slots: int) -> None:
         """Take what fits this many slots, soon."""
-        self._soon(self._consumer.resize(prefetch_for(slots)))
+        self._soon(self._consumer.resize(prefetch_for(slots) + self._more))
 
     async def pause(self) -> None:
         """Take nothing more, until `resume`."""

@@ -280,7 +280,7 @@ class Executor:
             self._start_many(self._line.take(free))
         if self._process_line:
             self._start_in_processes()
-        if self._timer is None and (self._line or self._process_line):
+        if self._line or self._process_line:
             self._watch(min(line.overdue_at for line in (self._line, self._process_line) if line))
 
     def _start_in_processes(self) -> None:
@@ -292,8 +292,7 @@ class Executor:
         if attempt in self._running or self._announcing is not None:
             return
         if self._running:
-            if self._timer is None:
-                self._watch(attempt.arrived + ALONE_PATIENCE)
+            self._watch(attempt.arrived + ALONE_PATIENCE)
             return
         self._announcing = asyncio.get_running_loop().create_task(self._announce_and_start(attempt))
 
@@ -363,6 +362,11 @@ class Executor:
         asyncio.get_running_loop().call_soon(self._start)
 
     def _watch(self, when: float) -> None:
+        """Look at `when` for those whose patience is over, if no look comes before."""
+        if self._timer is not None:
+            if self._timer.when() <= when:
+                return
+            self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_at(when, self._overdue)
 
     def _overdue(self) -> None:

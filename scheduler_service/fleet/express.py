@@ -22,14 +22,15 @@ from typing import Final
 
 from msgspec import Struct, field
 
+from common.wire import EXPRESS_TASKS
 from scheduler_service.fleet.directory import Directory
 from scheduler_service.fleet.rates import CompletionRate
 
 HORIZON: Final = 0.05
 """Seconds: what a worker finishes in so long, it may be sent by express at a time. Half of what a task waits for a slot
 before it is given back."""
-MOST: Final = 20
-"""But no more than so many, of tasks so short that they are over sooner: else those that they overtake, which have
+MOST: Final = EXPRESS_TASKS
+"""But no more than so many (20), of tasks so short that they are over sooner: else those that they overtake, which have
 waited for a longer lead where so much is finished, would be given back."""
 RARITY: Final = 4
 """Of so many tasks that a worker finishes one may be express. Else those that it overtakes would wait for as long as
@@ -98,7 +99,9 @@ class Express:
 
 
 class Line(Struct):
-    """What goes out of one queue, in order: where the last of each priority stands.
+    """What goes to the work queue of one queue, in order: where the last of each priority stands.
+
+    What goes to a worker's direct queue is not in it: that moves on while these wait.
 
     Attributes:
         sent: how many go, or have gone.

@@ -125,24 +125,29 @@ class Flights:
         """The queues that have or had tasks out."""
         return list(self._out)
 
-    def reserve(self, queue: str, count: int, priority: int = 0, express: str = "") -> list[Placement]:
+    def reserve(
+        self, queue: str, count: int, priority: int = 0, worker: str = "", *, express: bool = False
+    ) -> list[Placement]:
         """Take room for `count` tasks of one priority; give back what is not used with `release`.
 
         Args:
             queue: their queue.
             count: how many.
             priority: theirs.
-            express: the worker to which they go by express; empty: they do not.
+            worker: the one to whose direct queue they go; empty: to the work queue.
+            express: that worker starts them before what came to it otherwise.
         """
         if express:
-            self._express.taken(express, count)
+            self._express.taken(worker, count)
         self._out[queue] += count
-        self._lines[queue].add(priority, count)
+        if not worker:
+            self._lines[queue].add(priority, count)
         first = self._number + 1
         self._number += count
         numbers = range(first, first + count)
         self._open.update(dict.fromkeys(numbers))
-        return [Placement(lease, number, express) for lease, number in zip(new_leases(count), numbers, strict=True)]
+        leases = zip(new_leases(count), numbers, strict=True)
+        return [Placement(lease, number, worker, express) for lease, number in leases]
 
     def release(self, queue: str, placements: Sequence[Placement]) -> None:
         """Give back room that was reserved and not used."""
@@ -160,10 +165,10 @@ class Flights:
 
     def _drop(self, queue: str, placements: Sequence[Placement]) -> None:
         self._out[queue] -= len(placements)
-        self._lines[queue].drop(len(placements))
+        self._lines[queue].drop(sum(not placement.worker for placement in placements))
         for placement in placements:
             if placement.express:
-                self._express.landed(placement.express)
+                self._express.landed(placement.worker)
 
     def doubts(self) -> frozenset[int]:
         """The numbers that are in doubt now."""
@@ -212,7 +217,8 @@ class Flights:
         for task in strays:
             self.by_lease[task.assignment.lease].adopted = True
             self._out[task.queue] += 1
-            self._lines[task.queue].add(task.priority)
+            if not task.worker:
+                self._lines[task.queue].add(task.priority)
             self._number = max(self._number, task.number)
             if task.number > confirmed_up_to:
                 self._open[task.number] = None

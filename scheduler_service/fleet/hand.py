@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from heapq import heapify, heappop, heappush, nsmallest
 from typing import Final
@@ -60,6 +61,7 @@ class Hand:
         self._direct: dict[str, int] = {}
         self._merged: _Merged = {}
         self._turns: _Turns = {}
+        self._by_express: Counter[str] = Counter()
 
     def express(self, rooms: Mapping[str, int]) -> ExpressHand:
         """The hand that hands out past the windows; its turns are among those of this one.
@@ -67,7 +69,7 @@ class Hand:
         Args:
             rooms: how many more tasks each worker may be sent by express.
         """
-        return ExpressHand(rooms, self._ledger, self._merged, self._turns)
+        return ExpressHand(rooms, self._ledger, self._merged, self._turns, self._by_express)
 
     def __bool__(self) -> bool:
         return bool(self._turns)
@@ -126,12 +128,16 @@ class Hand:
 class ExpressHand(Hand):
     """Hands out past the windows: each task to the direct queue of the worker that has most room (`Hand.express`)."""
 
-    def __init__(self, rooms: Mapping[str, int], ledger: Ledger, merged: _Merged, turns: _Turns) -> None:
+    def __init__(
+        self, rooms: Mapping[str, int], ledger: Ledger, merged: _Merged, turns: _Turns, given: Counter[str]
+    ) -> None:
         super().__init__(lambda worker: 0, ledger)
-        self._direct = dict(rooms)
+        # A plan asks for the room of each queue, and one worker may serve several of them.
+        self._direct = {worker: room - given[worker] for worker, room in rooms.items() if room > given[worker]}
+        self._by_express = given
         self._merged = merged
         self._turns = turns
-        self._order = [(-room, worker) for worker, room in rooms.items()]
+        self._order = [(-room, worker) for worker, room in self._direct.items()]
         heapify(self._order)
 
     @property
@@ -142,6 +148,7 @@ class ExpressHand(Hand):
     def _give(self, lanes: tuple[Lane, ...], count: int, worker: str, *, apart: bool) -> None:
         if worker:
             self._direct[worker] -= count
+            self._by_express[worker] += count
             self._add(Turn(lanes, count, worker, apart, express=True))
             return
         for each in self.spread(count):
@@ -155,5 +162,6 @@ class ExpressHand(Hand):
                 heappush(self._order, (-self._direct[worker], worker))
                 room, worker = heappop(self._order)
             self._direct[worker] -= 1
+            self._by_express[worker] += 1
             heappush(self._order, (room + 1, worker))
             yield worker

@@ -137,7 +137,11 @@ class Rooms:
         waiting = self._out.get(queue, 0) - self._flights.straight.get(queue, 0)
         if waiting <= 0 or queue in self._flights.paused or queue in self._ahead:
             return {}
-        return {} if self._flights.has_higher(queue, priority, waiting) else self._express.rooms(queue, now)
+        if self._flights.has_higher(queue, priority, waiting):
+            return {}
+        rooms = self._express.rooms(queue, now)
+        # Where label-bound tasks fill the slots, they fill what an older worker takes from its direct queue.
+        return {worker: room for worker, room in rooms.items() if self.direct_room(worker) > 0}
 
     def credit(self, queue: str, now: float) -> int:
         """How many tasks of `queue` a key that comes anew has ahead of the others: a turn for each live slot.

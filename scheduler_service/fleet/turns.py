@@ -17,7 +17,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Final
 
 from scheduler_service.fleet.ageing import in_order
-from scheduler_service.fleet.backlog import Backlog
+from scheduler_service.fleet.backlog import OVERFLOW, Backlog
 from scheduler_service.fleet.capability import Ability, Capability, Serves
 from scheduler_service.fleet.fairness import FairQueue, Flow, Waiting
 from scheduler_service.fleet.hand import ExpressHand, Hand, Turn
@@ -153,7 +153,7 @@ class Turns:
         """
         levels = self._backlog.levels(lane.queue)
         level = levels.get(lane.priority)
-        if level is None or not lane.key or self._capability.of(lane).serves is not Serves.ALL:
+        if level is None or lane.key in ("", OVERFLOW) or self._capability.of(lane).serves is not Serves.ALL:
             return []
         self._look(now)
         others = {priority: each for priority, each in levels.items() if priority != lane.priority}

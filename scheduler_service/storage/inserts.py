@@ -82,7 +82,7 @@ def _row(new: NewTask, now: float) -> tuple[Any, ...]:
 def _more(new: NewTask) -> tuple[Any, ...]:
     options = new.message.options
     key = None if options is None else options.key
-    target = new.placement.express or None if new.placement is not None else None
+    target = new.placement.worker or None if new.placement is not None else None
     return (new.due_at, new.expires_at, new.options, new.ttl, key, new.aliased, target)
 
 

@@ -29,12 +29,14 @@ class Placement(Struct, gc=False):
 
     Attributes:
         lease, number: its own.
-        express: the worker to which it goes by express; empty: as the turn or the lane says.
+        worker: the one to whose direct queue it goes; empty: to the work queue.
+        express: that worker starts it before what came to it otherwise.
     """
 
     lease: str
     number: int
-    express: str = ""
+    worker: str = ""
+    express: bool = False
 
 
 class NewTask(Struct, gc=False):

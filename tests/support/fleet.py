@@ -204,7 +204,7 @@ class Fleet:
         self.turns.admitted(where, go, 0, self.now)
         self._send(jobs[:go], placements)
         for worker in self.turns.admit_express(where, len(jobs), self.now) if not go else ():
-            placements = self.flights.reserve(where.queue, 1, where.priority, worker)
+            placements = self.flights.reserve(where.queue, 1, where.priority, worker, express=True)
             self.turns.admitted(where, 1, 0, self.now)
             self._send([jobs[go]], placements, worker, express=True)
             go += 1
@@ -244,8 +244,8 @@ class Fleet:
         self._pump_again()
 
     def _reserve(self, turn: Turn) -> list[Placement]:
-        express = turn.worker if turn.express else ""
-        return self.flights.reserve(turn.queue, turn.count, turn.lanes[0].priority, express)
+        priority = turn.lanes[0].priority
+        return self.flights.reserve(turn.queue, turn.count, priority, turn.worker, express=turn.express)
 
     def _pump_again(self) -> None:
         again = self.turns.again_at

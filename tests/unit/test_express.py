@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 
 import pytest
 
 from common.quotas import Rate, Scope
-from common.wire import Beat
+from common.wire import Assignment, Beat
+from scheduler_service.fleet.backlog import OVERFLOW
 from scheduler_service.fleet.capability import Ability, Serves
 from scheduler_service.fleet.directory import Directory
 from scheduler_service.fleet.express import HORIZON, MOST, RARITY, Express, Line
 from scheduler_service.fleet.fairness import Flow, Waiting
 from scheduler_service.fleet.hand import Hand
 from scheduler_service.fleet.quotas import Ledger
+from scheduler_service.storage.claims import ClaimedTask
+from scheduler_service.storage.tasks import Placement
 from tests.support.fleet import START, Fleet, Job, of
+from tests.support.prefetching import PrefetchingFleet
 
 NOW = 1000.0
 
@@ -151,7 +157,7 @@ def test_what_was_taken_for_a_worker_and_not_used_is_given_back() -> None:
     fleet = Fleet()
     busy(fleet)
     before = fleet.express._workers["w0"].out
-    unused, doubtful = fleet.flights.reserve("q", 3, 4, "w0"), fleet.flights.reserve("q", 2, 4, "w0")
+    unused, doubtful = (fleet.flights.reserve("q", count, 4, "w0", express=True) for count in (3, 2))
     assert fleet.express._workers["w0"].out == before + 5
     fleet.flights.release("q", unused)
     fleet.flights.doubt("q", doubtful)
@@ -253,3 +259,88 @@ def test_where_nothing_waits_in_the_broker_nothing_is_express() -> None:
     assert fleet.now - START == 5.0
     over(fleet, jobs)
     assert not any(job.express for job in jobs)
+
+
+def test_a_plan_gives_a_worker_of_several_queues_no_more_than_there_is_room_for() -> None:
+    queues = "abcde"
+    fleet = Fleet()
+    fleet.worker(4, *queues)
+    for queue in queues:
+        fleet.submit(of(queue, "large", task=f"t{queue}"), *[0.001] * 5000)
+    fleet.run(1.0)
+    for queue in queues:
+        where = of(queue, "small", task=f"t{queue}")
+        jobs = [Job(where, where, 0.001, next(fleet._serial), fleet.now) for _ in range(30)]
+        fleet.stored[where.number].extend(jobs)
+        fleet.backlog.add(where, 30, fleet.wall)
+    room = fleet.express.rooms("a", fleet.now)["w0"]
+    turns = fleet.turns.plan(fleet.now, fleet.wall)
+    assert 0 < sum(turn.count for turn in turns if turn.express) <= room
+
+
+def test_what_overflows_is_no_key_that_came_anew() -> None:
+    """It has none at all, perhaps, and is stored without a worker then."""
+    fleet = Fleet(max_lanes=3)
+    for _ in range(2):
+        fleet.worker(4)
+    fleet.submit(of(key="large"), *[0.002] * 5000)
+    fleet.run(0.5)
+    for key in "ab":
+        fleet.submit(of(key=key), *[0.002] * 500)
+    fleet.run(0.8)
+    where = fleet.backlog.place(of(task="g"))
+    assert where.key == OVERFLOW
+    assert fleet.turns.admit_express(where, 10, fleet.now) == []
+
+
+def test_a_worker_whose_slots_are_full_of_what_is_bound_to_it_is_sent_none() -> None:
+    fleet = Fleet()
+    busy(fleet)
+    assert fleet.rooms.express("q", 4, fleet.now)
+    room = fleet.rooms.direct_room("w0")
+    placements = fleet.flights.reserve("q", room, 4, "w0")
+    bound = [
+        ClaimedTask(Assignment(f"bound-{each.number}", "t", each.lease, 1), "q", 4, 0.0, each.number, worker="w0")
+        for each in placements
+    ]
+    fleet.flights.launch(bound, fleet.now)
+    assert "w0" not in fleet.rooms.express("q", 4, fleet.now)
+
+
+@pytest.mark.parametrize("bound", [0.0005, 0.002])
+def test_nothing_urgent_is_overtaken_where_some_tasks_are_bound_to_workers(bound: float) -> None:
+    """Those do not stand in its line, so their end does not mean that it has moved on."""
+    fleet = Watched(path=0.001, commit=0.001)
+    fleet.worker(4, labels=["gpu"])
+    fleet.worker(4)
+    fleet.submit(of(key="large"), *[0.002] * 30_000)
+    fleet.submit(of(key="g", task="gt", requires=["gpu"]), *[bound] * 30_000)
+    fleet.run(0.5)
+    for number in range(20):
+        fleet.after(0.12 * number, lambda: fleet.urgent.extend(fleet.submit(of(key="urgent", priority=9), 0.002)))
+    for number in range(1200):
+        fleet.after(0.002 * number, partial(fleet.submit, of(key=f"k{number}"), 0.002))
+    fleet.run(3.0)
+    assert fleet.sent_by_express > 20
+    assert all(job.started for job in fleet.urgent)
+    overtaken = [late for job, late in fleet.passed if late.started and late.started < job.started - 1e-6]
+    assert not overtaken
+
+
+class Watched(PrefetchingFleet):
+    """Takes down what goes by express while something urgent is out and has not started."""
+
+    def __init__(self, path: float, commit: float) -> None:
+        super().__init__(path, commit)
+        self.urgent: list[Job] = []
+        self.passed: list[tuple[Job, Job]] = []
+        self.sent_by_express = 0
+
+    def _send(
+        self, jobs: Sequence[Job], placements: Sequence[Placement], worker: str = "", express: bool = False
+    ) -> None:
+        if express:
+            self.sent_by_express += len(jobs)
+            waiting = [job for job in self.urgent if job.sent and not job.started and not job.express]
+            self.passed += [(job, late) for job in waiting for late in jobs]
+        super()._send(jobs, placements, worker, express)

@@ -1,6 +1,7 @@
 """Slots, patience, suspects and drain, with runtimes that do nothing by themselves."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from common.options import Policy
 from common.tasks import TaskFunction
 from common.telemetry import Telemetry
 from common.wire import Advice, Assignment, ErrorKind, Isolation, Outcome, OutcomeKind, ReturnReason
+from tests.support.waiting import eventually
+from worker_service import executor
 from worker_service.attempts import Attempt, DeliveredBundle
 from worker_service.cancellations import REMEMBERED, Cancellations
 from worker_service.executor import Executor
@@ -474,3 +477,28 @@ async def test_a_suspect_that_comes_while_one_that_went_back_is_announced_runs_n
     go.set()
     await until(lambda: bench.children.running == [second])
     assert bench.reasons() == [ReturnReason.AWAY]
+
+
+async def test_what_waits_for_a_process_does_not_prolong_the_patience_of_others() -> None:
+    bench = Bench(slots=2, patience=0.05)
+    bench.arrive("in_process", "in_process")  # the second one waits for a process, and longer than others
+    bench.arrive("on_loop", "on_loop")
+    began = time.monotonic()
+    await eventually(bench.reasons, timeout=5.0)
+    assert time.monotonic() - began < 0.6
+    await bench.executor.stop()
+
+
+async def test_what_has_run_alone_does_not_prolong_the_patience_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "ALONE_PATIENCE", 4.0)
+    bench = Bench(slots=1, patience=0.05)
+    (first,) = bench.arrive("on_loop")
+    (suspect,) = bench.arrive("on_loop", isolation=Isolation.ALONE)
+    bench.end(first)
+    await eventually(lambda: suspect in bench.executor.running_attempts())
+    bench.end(suspect)
+    bench.arrive("on_loop", "on_loop")
+    began = time.monotonic()
+    await eventually(bench.reasons, timeout=5.0)
+    assert time.monotonic() - began < 1.0
+    await bench.executor.stop()
