@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from statistics import median
 
 from common.tasks import Call
@@ -29,7 +31,12 @@ def test_nothing_is_lost_when_a_worker_dies_that_was_sent_tasks_by_express(start
     handles = []
     for number in range(30):
         if number == 10:
+            cluster.workers[0].pause()  # so that it dies with what it was sent
+        if number == 15:
             cluster.workers[0].kill()
         handles += client.submit_many([work.options(key=f"small-{number}") for _ in range(10)])
     spans = [handle.result(timeout=60.0) for handle in handles]
     assert all(ended > began for began, ended in spans)
+    with contextlib.closing(sqlite3.connect(cluster.store.path)) as store:
+        ((sent,),) = store.execute("SELECT count(*) FROM tasks WHERE target IS NOT NULL").fetchall()
+    assert sent > 20, "they went by express"
