@@ -28,7 +28,7 @@ class Listener:
         """Too often to be told."""
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_chaos(seed: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     score = run(Warren, tmp_path / "run", seed=seed, tasks=TASKS, minutes=MINUTES, watch=Listener())

@@ -37,7 +37,7 @@ def test_longer_than_the_heartbeat(
     scheduler, one_of_two, only_worker, client = start_on_node.together({}, {"workers": 2}, {}, {})
     loads = [
         scheduler.stream(naps(0.05)),
-        one_of_two.stream(naps(0.2)),
+        one_of_two.stream(naps(0.4)),
         only_worker.stream(naps(0.05)),
     ]
     confirmed = tmp_path / "confirmed"
