@@ -5,10 +5,11 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pika
 import pytest
@@ -98,9 +99,29 @@ def proxies(private_broker: RabbitNode) -> Iterator[dict[Direction, Proxy]]:
         yield {each: stack.enter_context(Proxy("127.0.0.1", private_broker.port)) for each in DIRECTIONS}
 
 
-@pytest.mark.timeout(180)  # the cut has to be noticed from both sides, by heartbeats
+class Cut(NamedTuple):
+    """How long a worker is cut off, and what the services are told."""
+
+    at_least: float  # seconds, also when it is found to be dead sooner
+    environment: Mapping[str, str]
+
+
+BRIEF = Cut(0.0, {"WARREN_DEAD_AFTER": "5"})
+MINUTES = Cut(150.0, {"WARREN_HEARTBEAT": "10"})
+"""Warren's own settings; those of the tests have a shorter heartbeat."""
+
+
+@pytest.mark.timeout(400)  # the cut has to be noticed from both sides, by heartbeats
+@pytest.mark.parametrize(
+    "cut", [pytest.param(BRIEF, id="brief"), pytest.param(MINUTES, id="minutes", marks=pytest.mark.chaos)]
+)
 def test_worker_cut_off_until_dead(
-    proxies: dict[Direction, Proxy], private_broker: RabbitNode, start_on_node: StartCluster, note: Note, tmp_path: Path
+    cut: Cut,
+    proxies: dict[Direction, Proxy],
+    private_broker: RabbitNode,
+    start_on_node: StartCluster,
+    note: Note,
+    tmp_path: Path,
 ) -> None:
     """A worker is cut off for longer than `dead_after`, in both directions and in one, and comes back.
 
@@ -114,7 +135,7 @@ def test_worker_cut_off_until_dead(
                 *(
                     {
                         "workers": 2,
-                        "scheduler": {"WARREN_DEAD_AFTER": "5"},
+                        "environment": cut.environment,
                         "worker": [{"WARREN_AMQP_URL": private_broker.url().replace(port, str(proxy.port))}, {}],
                     }
                     for proxy in proxies.values()
@@ -134,12 +155,16 @@ def test_worker_cut_off_until_dead(
     for each, proxy in proxies.items():
         proxy.drop(each)
 
+    ends = time.monotonic() + cut.at_least
     for each, cluster in clusters.items():
         await_begun_elsewhere(cluster, began[each][1])
+    while time.monotonic() < ends:
+        for load in short.values():
+            load.await_more(20)  # by the other worker, all the while
     for proxy in proxies.values():
         proxy.heal()
     for cluster in clusters.values():
-        cluster.workers[0].await_ready(30.0)
+        cluster.workers[0].await_ready(60.0)
 
     for each, cluster in clusters.items():
         short[each].enough()
@@ -169,7 +194,7 @@ def await_begun_elsewhere(cluster: Cluster, keys: set[int]) -> None:
     def elsewhere() -> set[int]:
         return {each.key for each in cluster.effects.all() if each.what == "start" and each.pid != pid}
 
-    wait_until(lambda: keys <= elsewhere(), 40.0, f"others run {keys}", lambda: keys & elsewhere())
+    wait_until(lambda: keys <= elsewhere(), 90.0, f"others run {keys}", lambda: keys & elsewhere())
 
 
 def ended_by(cluster: Cluster, key: int, worker: int) -> bool:
