@@ -35,31 +35,30 @@ class Deadlines:
         self._end = end
         self._give_up = give_up
         self._grace = grace
-        self._timers: dict[Attempt, list[asyncio.TimerHandle]] = {}
+        self._timers: dict[Attempt, list[_Timer]] = {}
 
     def watch(self, attempt: Attempt) -> None:
         """Start its clock."""
         policy = attempt.policy
         assert policy is not None
-        later = asyncio.get_running_loop().call_later
         timers = []
         if policy.timeout is not None:
-            timers.append(later(policy.timeout, self._interrupt, attempt))
+            timers.append(_Timer(policy.timeout, self._interrupt, attempt))
         if policy.hard_timeout is not None:
-            timers.append(later(policy.hard_timeout, self._end_soon, attempt))
+            timers.append(_Timer(policy.hard_timeout, self._end_soon, attempt))
         if timers:
             self._timers[attempt] = timers
 
     def forget(self, attempt: Attempt) -> None:
         """It has ended."""
         for timer in self._timers.pop(attempt, ()):
-            timer.cancel()
+            timer.handle.cancel()
 
     def next_in(self) -> float | None:
         """Seconds until the next one is over, 0 or more; None without any."""
         now = asyncio.get_running_loop().time()
-        wanted = [timer.when() - now for timers in self._timers.values() for timer in timers if not timer.cancelled()]
-        return min((seconds for seconds in wanted if seconds > 0), default=None)
+        left = (timer.at - now for timers in self._timers.values() for timer in timers)
+        return min((seconds for seconds in left if seconds > 0), default=None)
 
     def stop(self) -> None:
         """Forget them all."""
@@ -67,5 +66,16 @@ class Deadlines:
             self.forget(attempt)
 
     def _end_soon(self, attempt: Attempt) -> None:
-        self._timers[attempt].append(asyncio.get_running_loop().call_later(self._grace, self._give_up, attempt))
+        self._timers[attempt].append(_Timer(self._grace, self._give_up, attempt))
         self._end(attempt)
+
+
+class _Timer:
+    """Calls `what` in `seconds`. It knows when: a handle that is due at once does not in uvloop."""
+
+    __slots__ = ("at", "handle")
+
+    def __init__(self, seconds: float, what: Callable[[Attempt], None], attempt: Attempt) -> None:
+        loop = asyncio.get_running_loop()
+        self.at = loop.time() + seconds
+        self.handle: asyncio.Handle = loop.call_later(seconds, what, attempt)

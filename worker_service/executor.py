@@ -104,7 +104,8 @@ class Executor:
         self._cancellations = Cancellations()
         self._deadlines = Deadlines(interrupt=self._interrupt, end=self._end, give_up=self._give_up, grace=grace)
         self._alone: Attempt | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._look_at = 0.0
         self._draining = False
         self._paused = False
         self._idle = asyncio.Event()
@@ -364,9 +365,10 @@ class Executor:
     def _watch(self, when: float) -> None:
         """Look at `when` for those whose patience is over, if no look comes before."""
         if self._timer is not None:
-            if self._timer.when() <= when:
+            if self._look_at <= when:
                 return
             self._timer.cancel()
+        self._look_at = when  # kept here: what is due at once has no `when()` in uvloop
         self._timer = asyncio.get_running_loop().call_at(when, self._overdue)
 
     def _overdue(self) -> None:

@@ -65,7 +65,12 @@ class Run:
 
     def end(self) -> int:
         """Wait for the end; returns the exit code."""
-        rest, _ = self.process.communicate(timeout=60)
+        try:
+            rest, _ = self.process.communicate(timeout=60)
+        except subprocess.TimeoutExpired as error:
+            said = (error.output or b"").decode(errors="replace")
+            logs = "\n".join(f"--- {path}\n{_end_of(path)}" for path in sorted(self.folder.rglob("*.log")))
+            pytest.fail(f"it does not end:\n{self.output}{said}\n{logs}")
         self.seen.append(rest)
         return self.process.returncode
 
@@ -97,6 +102,10 @@ class Run:
                 continue  # it has ended, or belongs to somebody else
             if mine and alive(int(entry.name)):
                 yield command
+
+
+def _end_of(path: Path) -> str:
+    return "\n".join(path.read_text(errors="replace").splitlines()[-40:])
 
 
 Start = Callable[..., Run]

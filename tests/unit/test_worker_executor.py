@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from common.lifecycle import loop_factory
 from common.options import Policy
 from common.tasks import TaskFunction
 from common.telemetry import Telemetry
@@ -155,6 +156,28 @@ async def test_what_waits_too_long_goes_back_as_busy() -> None:
     bench.end(first)
     (third,) = bench.arrive("on_loop")
     assert third.started > 0.0
+
+
+@pytest.mark.parametrize("fast_loop", [False, True])
+def test_what_is_due_at_once_is_looked_at_in_either_loop(fast_loop: bool) -> None:
+    """What is due at once has no time in uvloop: asking for it once stopped a worker's slots for ever."""
+
+    async def main() -> None:
+        bench = Bench(slots=1, patience=0.0)
+        first, *_ = bench.arrive("on_loop", "on_loop", "on_loop")
+        bench.end(first)
+        await until(lambda: len(bench.answers) == 2)
+        assert bench.reasons() == [ReturnReason.BUSY]
+        policy = Policy(timeout=0.0001, hard_timeout=0.0002)
+        bench.end(*bench.coroutines.running[1:])
+        work = Assignment("timed", "on_loop", "timed", 1, policy=policy)
+        bench.executor.accept([Attempt(work, DeliveredBundle(Deliverer(), "default"), 0.0)])
+        assert bench.executor.next_deadline() is None or bench.executor.next_deadline() < 0.001
+        await until(lambda: bench.executor.given_up)
+
+    with asyncio.Runner(loop_factory=loop_factory(fast_loop)) as runner:
+        assert runner.get_loop().__class__.__module__.startswith("uvloop") is fast_loop
+        runner.run(main())
 
 
 async def test_a_slot_that_becomes_free_in_time_is_used() -> None:
