@@ -8,8 +8,9 @@
                       └ a part crashed ────────────────────────────────────────────────> stop parts ──> exit 1
 
 Parts start in the order in which they were added, and drain and stop in the reverse order unless the service names
-another one: what takes work in drains first, what it hands its work to afterwards. A part whose background task dies
-ends the whole service; the process is then started again by whatever runs it, from a known state.
+another one: what takes work in drains first, what it hands its work to afterwards. A part whose background task dies,
+or whose callback raises in the event loop, ends the whole service; the process is then started again by whatever runs
+it, from a known state.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import contextlib
 import logging
 import os
 import signal
+import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
@@ -36,6 +38,8 @@ EXIT_CUT_SHORT: Final = 3
 EXIT_WORN_OUT: Final = 4
 """Stopped by itself, after a drain: it holds what only the end of the process gives back. Start it again."""
 
+_OURS: Final = frozenset({"common", "scheduler_service", "worker_service"})
+_LOOPS: Final = frozenset({"asyncio", "uvloop"})
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _log = logging.getLogger(__name__)
 
@@ -151,11 +155,13 @@ class Service:
         if not signals:
             return await self._run()
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._callback_failed)
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._signalled, number)
         try:
             return await self._run()
         finally:
+            loop.set_exception_handler(None)
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
 
@@ -272,9 +278,30 @@ class Service:
         _log.info("received a signal", extra={"service": self.name, "signal": number.name, "count": self._signals})
         self.drain()
 
+    def _callback_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """End the service when a callback of ours raises: nobody awaits it, and what it was about is left half done.
+
+        A worker that went on would hold tasks that it neither runs nor gives back. Callbacks of libraries are only
+        logged: theirs come from connections that we watch by other means.
+        """
+        error = context.get("exception")
+        if isinstance(error, Exception) and "handle" in context and _is_ours(error):
+            self.report("event loop", error)
+        else:
+            loop.default_exception_handler(context)
+
     def _watched_done(self, task: asyncio.Task[Any]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.report(task.get_name(), error)
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether it was raised by a callback of Warren's own, or below one: the first frame that is not the loop's."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package not in _LOOPS:
+            return package in _OURS
+    return False
 
 
 async def _first(*events: asyncio.Event) -> None:

@@ -1,6 +1,7 @@
 """A service starts, drains and stops in order, ends when a part dies, and answers signals."""
 
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -12,6 +13,7 @@ import pytest
 
 from common.background import Background, Periodic, StrayCancellation
 from common.lifecycle import EXIT_CUT_SHORT, EXIT_FAILED, EXIT_OK, EXIT_WORN_OUT, Service, run
+from worker_service.runtimes.handover import Handover
 
 Step = Callable[[], Awaitable[None]]
 
@@ -248,6 +250,52 @@ def test_uvloop_is_used_when_it_is_there() -> None:
         return int(isinstance(asyncio.get_running_loop(), uvloop.Loop))
 
     assert (run(main), run(main, fast_loop=False)) == (1, 0)
+
+
+@pytest.mark.parametrize("fast_loop", [False, True])
+def test_a_callback_of_ours_that_raises_ends_the_service(fast_loop: bool, caplog: pytest.LogCaptureFixture) -> None:
+    journal = Journal()
+
+    async def main() -> int:
+        def refuse(batch: object) -> None:
+            raise RuntimeError(f"not {batch}")
+
+        service = Service("test")
+        service.add(Recorder("part", journal))
+        handover = Handover(asyncio.get_running_loop(), refuse)
+        service.on_draining(lambda: journal.append("draining"))
+        ended = asyncio.create_task(service.run())
+        await service.started.wait()
+        await asyncio.to_thread(handover.put, None, None)  # type: ignore[arg-type]
+        async with asyncio.timeout(5):
+            return await ended
+
+    assert run(main, fast_loop=fast_loop) == EXIT_FAILED
+    assert journal == ["part.start", "part.stop"]
+    (crash,) = [record for record in caplog.records if record.levelno == logging.CRITICAL]
+    assert crash.exc_info is not None
+    assert str(crash.exc_info[1]) == "not [(None, None)]"
+
+
+@pytest.mark.parametrize("fast_loop", [False, True])
+def test_a_callback_of_a_library_that_raises_is_only_logged(fast_loop: bool, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> int:
+        loop = asyncio.get_running_loop()
+        service = Service("test")
+        ended = asyncio.create_task(service.run())
+        await service.started.wait()
+        loop.call_soon(json.loads, "no JSON")
+        loop.call_soon_threadsafe(json.dumps, loop)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        service.drain()
+        return await ended
+
+    assert run(main, fast_loop=fast_loop) == EXIT_OK
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [
+        json.JSONDecodeError,
+        TypeError,
+    ]
 
 
 _STUBBORN = """
