@@ -49,9 +49,8 @@ class Faults:
     def _actions(self, fault: Fault) -> tuple[Callable[[], None], Callable[[], None]]:
         if fault.target == "broker":
             return self._at_broker(fault.kind)
-        if fault.kind in ("kill", "freeze"):
-            party = self._parties[fault.target]
-            return (party.kill, _nothing) if fault.kind == "kill" else (party.pause, party.resume)
+        if fault.kind in ("kill", "restart", "freeze"):
+            return self._at_party(self._parties[fault.target], fault.kind)
         proxy = self._proxies[fault.target]
         begin: dict[str, Callable[[], None]] = {
             "cut": proxy.cut,
@@ -60,6 +59,15 @@ class Faults:
             "stall": proxy.stall,
         }
         return begin[fault.kind], proxy.heal
+
+    @staticmethod
+    def _at_party(party: ServiceProcess, kind: str) -> tuple[Callable[[], None], Callable[[], None]]:
+        actions: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {
+            "kill": (party.kill, _nothing),
+            "restart": (party.terminate, _nothing),  # it is started again when it has ended
+            "freeze": (party.pause, party.resume),
+        }
+        return actions[kind]
 
     def _at_broker(self, kind: str) -> tuple[Callable[[], None], Callable[[], None]]:
         node = self._node

@@ -54,6 +54,8 @@ _DECK: Final = (
     *(("kill", "scheduler", 0.0, 0.0),) * 3,
     *(("kill", "broker", 0.0, 0.0),) * 2,
     ("restart", "broker", 0.0, 0.0),
+    *(("restart", "worker", 0.0, 0.0),) * 2,
+    ("restart", "scheduler", 0.0, 0.0),
     ("freeze", "worker", 1.0, 8.0),
     ("freeze", "worker", 12.0, 25.0),
     ("freeze", "scheduler", 1.0, 20.0),

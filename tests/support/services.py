@@ -93,6 +93,12 @@ class ServiceProcess:
             os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not processes.alive(pid), 10.0, f"{self.name} dies")
 
+    def terminate(self) -> None:
+        """Ask it to drain and end (SIGTERM), without waiting; it is started again if it is to be."""
+        wait_until(lambda: processes.alive(self.pid), 10.0, f"{self.name} lives")
+        with contextlib.suppress(ProcessLookupError):
+            self.send(signal.SIGTERM)
+
     def pause(self) -> None:
         """Freeze it (SIGSTOP); its connections stay open."""
         wait_until(lambda: processes.alive(self.pid), 10.0, f"{self.name} lives")

@@ -7,6 +7,7 @@ from tests.system.test_chaos import MINUTES, SEEDS
 def test_the_seeds_of_the_short_form_have_a_death_of_each_and_all_kinds_of_silence() -> None:
     faults = {(fault.kind, fault.target.partition("-")[0]) for seed in SEEDS for fault in plan(seed, MINUTES)}
     assert faults >= {("kill", "scheduler"), ("kill", "worker"), ("kill", "broker")}
+    assert faults >= {("restart", "scheduler"), ("restart", "worker")}
     assert {kind for kind, _ in faults} >= {"freeze", "cut", "mute", "deafen"}
 
 
