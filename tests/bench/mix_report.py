@@ -16,6 +16,7 @@ class Row(msgspec.Struct, omit_defaults=True):
     Attributes:
         system: in words.
         all_done: after so many seconds all had ended.
+        throughput: tasks a second until then.
         bound: the least that any assignment could have taken.
         over: by what share it was longer than that.
         short_mean, short_p50, short_p99: how long the short ones waited for their start.
@@ -25,6 +26,7 @@ class Row(msgspec.Struct, omit_defaults=True):
 
     system: str
     all_done: float
+    throughput: float
     bound: float
     over: float
     short_mean: float
@@ -50,6 +52,7 @@ def row(system: str, mix: Mix, load: tuple[float, float] | None = None) -> Row:
     return Row(
         system,
         round(mix.makespan, 3),
+        round((len(mix.short) + len(mix.long)) / mix.makespan, 1),
         round(mix.ideal, 3),
         round(mix.over, 4),
         round(statistics.mean(mix.short), 4),
@@ -62,12 +65,13 @@ def row(system: str, mix: Mix, load: tuple[float, float] | None = None) -> Row:
 
 def mix_table(title: str, rows: Iterable[Row]) -> Table:
     """The rows for people."""
-    heading = ("", "all done after", "the bound", "over it", "short wait: mean", "p50", "p99", "long: mean", "load")
+    heading = ("", "all done after", "tasks/s", "the bound", "over it", "short wait: mean", "p50", "p99", "long: mean", "load")
     table = Table(*heading, title=title)
     for each in rows:
         table.add_row(
             each.system,
             f"{each.all_done:.1f} s",
+            f"{each.throughput:.1f}",
             f"{each.bound:.1f} s",
             f"{each.over:.1%}",
             f"{each.short_mean:.2f} s",
