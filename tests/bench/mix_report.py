@@ -65,7 +65,18 @@ def row(system: str, mix: Mix, load: tuple[float, float] | None = None) -> Row:
 
 def mix_table(title: str, rows: Iterable[Row]) -> Table:
     """The rows for people."""
-    heading = ("", "all done after", "tasks/s", "the bound", "over it", "short wait: mean", "p50", "p99", "long: mean", "load")
+    heading = (
+        "",
+        "all done after",
+        "tasks/s",
+        "the bound",
+        "over it",
+        "short wait: mean",
+        "p50",
+        "p99",
+        "long: mean",
+        "load",
+    )
     table = Table(*heading, title=title)
     for each in rows:
         table.add_row(

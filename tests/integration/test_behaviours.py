@@ -268,10 +268,10 @@ async def test_a_hard_timeout_alone_ends_it_too(world: World, token: str, functi
 async def test_what_ignores_its_hard_timeout_fails_all_the_same_and_loses_its_slot(
     world: World, token: str, function: Any, sees: str
 ) -> None:
-    options = world.client.options(hard_timeout=0.2)
+    options = world.client.options(hard_timeout=1.0)
     stuck = [await options.submit(function, token) for _ in range(SLOTS)]
     await running(world, token, SLOTS)
-    await world.advance(0.8)
+    await world.advance(1.6)
     for handle in stuck:
         assert (await failure(handle)).kind == ErrorKind.TIMEOUT
     assert await (await world.client.submit(tasks.add, 1, 1)).result(timeout=LONG) == 2

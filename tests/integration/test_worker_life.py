@@ -41,7 +41,7 @@ HANGING = [*RUNTIMES, "on_loop_in_process"]
 def gate() -> Iterator[str]:
     """The name of a gate that waiting task functions wait for; open at the end in any case."""
     worker_tasks.gates["gate"] = threading.Event()
-    worker_tasks.waiting.discard("gate")
+    worker_tasks.arrived.clear()
     yield "gate"
     worker_tasks.gates["gate"].set()
 
@@ -204,7 +204,7 @@ async def test_what_ignores_that_it_is_cancelled_keeps_its_slot_until_its_hard_t
     async with StandInScheduler(broker.url, namespace) as scheduler, RunningWorker(settings) as running:
         work, behind = assignment(name, gate, policy=Policy(hard_timeout=2.5)), assignment("add", 1, 2)
         await scheduler.send(work, behind)
-        await scheduler.until(lambda: gate in worker_tasks.waiting, what="the function's own code")
+        await scheduler.until(lambda: gate in worker_tasks.arrived, what="the function's own code")
         await scheduler.cancel(work)
         executor = running.worker.executor
         await scheduler.until(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from common.options import Policy
 from common.wire import Assignment, ControlVerb, Isolation
 from deploy.local import Broker
 from tests.support import worker_tasks
@@ -23,6 +24,7 @@ FILE = "tests/support/worker_tasks.py"
 def gate() -> Iterator[str]:
     """The name of a gate that waiting task functions wait for; open at the end in any case."""
     worker_tasks.gates["gate"] = threading.Event()
+    worker_tasks.arrived.clear()
     yield "gate"
     worker_tasks.gates["gate"].set()
 
@@ -52,7 +54,7 @@ async def test_each_running_task_says_where_it_is(broker: Broker, namespace: str
         nested = assignment("nested_wait_for", gate)
         nested.attempt = 3
         await runs(scheduler, running, coroutine, thread, nested)
-        await scheduler.until(lambda: len(running.worker.threads._serving) == 1)
+        await scheduler.until(lambda: len(worker_tasks.arrived) == 5, what="their own code, nested ones three times")
         stacks = await stacks_of(scheduler, running)
         assert len(stacks) == 3
         first = stacks[coroutine.id]
@@ -123,7 +125,7 @@ async def test_a_task_that_blocks_the_event_loop_shows_itself_and_the_others(bro
 async def test_what_was_given_up_is_shown_as_that(broker: Broker, namespace: str, gate: str) -> None:
     settings = worker_settings(broker.url, namespace, drain_timeout=1.0, timeout_grace=0.05)
     async with StandInScheduler(broker.url, namespace) as scheduler, RunningWorker(settings) as running:
-        work = assignment("stubborn", gate, policy=worker_tasks.SHORT)
+        work = assignment("stubborn", gate, policy=Policy(hard_timeout=1.0))
         await scheduler.send(work)
         await scheduler.outcome(work)
         stack = (await stacks_of(scheduler, running))[work.id]

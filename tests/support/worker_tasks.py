@@ -22,8 +22,8 @@ from common.tasks import task
 
 gates: dict[str, threading.Event] = {}
 """What `wait_for` and `block_for` wait for; the tests set them."""
-waiting: set[str] = set()
-"""The gates at which a function has arrived: its own code runs, where an attempt may only have been handed over."""
+arrived: list[str] = []
+"""The gates at which functions have arrived, each time: then it is their own code that runs."""
 SHORT = Policy(timeout=0.05, hard_timeout=0.1)
 seen = contextvars.ContextVar("seen", default="")
 
@@ -50,7 +50,7 @@ def plain_noop() -> None:
 
 @task
 async def wait_for(gate: str) -> str:
-    waiting.add(gate)
+    arrived.append(gate)
     while not gates[gate].is_set():  # noqa: ASYNC110 - the test is in another event loop
         await asyncio.sleep(0.005)
     return gate
@@ -58,7 +58,7 @@ async def wait_for(gate: str) -> str:
 
 @task
 def plain_wait_for(gate: str) -> str:
-    waiting.add(gate)
+    arrived.append(gate)
     gates[gate].wait(30.0)
     return gate
 
@@ -66,7 +66,7 @@ def plain_wait_for(gate: str) -> str:
 @task
 async def stubborn(gate: str) -> str:
     """Ends only when its gate opens, whatever is done to it."""
-    waiting.add(gate)
+    arrived.append(gate)
     while not gates[gate].is_set():
         try:
             await asyncio.sleep(0.005)
@@ -458,6 +458,7 @@ def on_big_gpu(x: int) -> int:
 
 
 async def _deepest(gate: str) -> None:
+    arrived.append(gate)
     while not gates[gate].is_set():  # noqa: ASYNC110 - the test is in another event loop
         await asyncio.sleep(0.005)
 
