@@ -14,7 +14,8 @@ happens after the one before it, and a lease is lost only when it is found nowhe
       -> what is still out, and listed by nobody, is lost
 
 What vanished although nobody died may have been handed to a consumer that the broker knows and nobody has, so workers
-are told to subscribe anew before it is dispatched again.
+are told to subscribe anew before it is dispatched again. Not so what was redelivered: the queue hands that out. And
+RabbitMQ 4.3 redelivers what was on its way to a consumer that was cancelled: a new subscription would make more of it.
 
 What was dispatched to the direct queue of one worker is found in the same rounds, without a look at that queue: nobody
 else may look at it, it ends with the worker's connection, and a worker that lives is handed at once what is in it. So
@@ -220,6 +221,7 @@ class Rescuer:
         vanished: dict[str, list[str]] = defaultdict(list)
         renewed: set[str] = set()
         for flight in candidates:
+            redelivered = flight.lease in self._suspects
             self._suspects.discard(flight.lease)
             if flight.lease not in self._flights.by_lease or self._directory.holder(flight.lease) is not None:
                 continue
@@ -236,7 +238,7 @@ class Rescuer:
             if flight.cancelled:
                 continue
             lost[flight.queue].append(died)
-            if not (died or flight.worker):
+            if not (died or flight.worker or redelivered):
                 renewed.add(flight.queue)
         for queue in {flight.queue for flight in candidates}:
             self._flights.paused.discard(queue)

@@ -13,13 +13,13 @@ from common import failpoints
 from common.broker import consumer
 from common.errors import SettingsError
 from common.questions import AskKind
-from common.wire import Bundle, Isolation
+from common.wire import Assignment, Bundle, Isolation, Outcome, ReturnReason
 from deploy.local import Broker
 from scheduler_service import gate
 from scheduler_service.storage import engine
 from tests.support.producer import Producer
 from tests.support.running_scheduler import RunningScheduler
-from tests.support.stand_in_worker import StandInWorker, fail, hold, succeed
+from tests.support.stand_in_worker import StandInWorker, fail, give_back, hold, succeed
 from tests.support.waiting import eventually
 
 
@@ -189,6 +189,27 @@ def fill(filler: Path) -> None:
 
 
 # --- the broker forgets ------------------------------------------------------------------------------------------
+
+
+async def test_what_was_redelivered_though_nobody_died_is_dispatched_anew_and_nobody_subscribes_anew(
+    broker: Broker, namespace: str, scheduler: RunningScheduler, producer: Producer
+) -> None:
+    """RabbitMQ 4.3 redelivers what was on its way to a consumer that was cancelled; a new one would make more of it."""
+    refused: set[str] = set()
+
+    def refuse_once(assignment: Assignment) -> Outcome:
+        if assignment.id in refused:
+            return succeed(assignment)
+        refused.add(assignment.id)
+        return give_back(assignment, ReturnReason.REDELIVERED)
+
+    async with StandInWorker(broker.url, namespace, refuse_once) as worker:
+        await scheduler.hears(worker)
+        ids = await producer.submit(*({} for _ in range(5)))
+        results = await producer.results(ids)
+        assert {each.state for each in results} == {"succeeded"}
+        assert len(worker.seen) == 10
+        assert worker.renewed == []
 
 
 async def test_what_was_purged_from_a_work_queue_is_dispatched_anew(

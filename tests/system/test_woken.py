@@ -74,6 +74,9 @@ class Scene:
 
     def cancel(self) -> None:
         """Cancel what has not ended."""
+        # The broker has confirmed them all; what the scheduler has not read by now would be no part of the answer.
+        ids = {handle.id for handle in self.handles}
+        wait_until(lambda: ids <= set(self._cluster.store.tasks()), 20, "all are stored")
         states = self._client.cancel(labels={"job": "1"}, state=UNFINISHED)
         assert len(states) > 100, "there was a lot in hand"
         assert set(states.values()) == {"cancelled"}
