@@ -10,8 +10,10 @@ from tests.support.services import ServiceProcess
 
 MORE_MEMORY = 100.0
 """MB that a service, with its child processes, may have more than after the warm-up."""
+MORE_PROCESSES = 2
+"""Child processes that a service may have more than after the warm-up: pools grow with the work, up to their bound."""
 MORE_FILES = 16
-"""File descriptors that a service may have open more than after the warm-up."""
+"""File descriptors that a service, and each child that it has more, may have open more than after the warm-up."""
 
 
 class Footprint(msgspec.Struct, frozen=True):
@@ -40,7 +42,10 @@ def grown(before: Mapping[str, Footprint], after: Mapping[str, Footprint]) -> li
         was = before[name]
         if now.memory > was.memory + MORE_MEMORY:
             found.append(f"{name} holds {now.memory:.0f} MB, and held {was.memory:.0f} MB")
-        if now.files > was.files + MORE_FILES:
+        more = now.processes - was.processes
+        if more > MORE_PROCESSES:
+            found.append(f"{name} has {now.processes} processes, and had {was.processes}")
+        if now.files > was.files + MORE_FILES * (1 + max(0, more)):
             found.append(f"{name} has {now.files} files open, and had {was.files}")
     return found
 
