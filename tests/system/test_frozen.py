@@ -104,13 +104,13 @@ def test_long_handlers(private_broker: RabbitNode, start_on_node: StartCluster, 
         {"worker": patient, "scheduler": judge},
         {"worker": {"WARREN_HOLD_AFTER": "1"}, "scheduler": {"WARREN_DEAD_AFTER": "100"}, "workers": 2},
     )
-    blocked = blocking.load(lambda key: (Call("block", (key, 12.0)), Expected(key, key * key)), 1)
+    blocked = blocking.load(lambda key: (Call("block", (key, 15.0)), Expected(key, key * key)), 1)
     lasting = long.load(naps(12.0), 3)
     doomed = dying.load(naps(6.0), 2, chunk=1)
 
     wait_until(blocking.effects.runs, 10, "the loop is blocked")
     others = blocking.load(lambda key: (Call("square_in_thread", (key,)), Expected(key, key * key)), 100, **FLOW)
-    others.join(8)
+    others.join(12)
     assert not blocked.finished, "plain functions run beside it"
 
     wait_until(lambda: dying.scheduler.metric("warren_tasks_held_total") == 2, 15, "both are held")
