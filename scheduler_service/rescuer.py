@@ -14,7 +14,7 @@ happens after the one before it, and a lease is lost only when it is found nowhe
       -> what is still out, and listed by nobody, is lost
 
 What vanished although nobody died may have been handed to a consumer that the broker knows and nobody has, so workers
-are told to subscribe anew before it is dispatched again. Not so what was redelivered: the queue hands that out. And
+are told to subscribe anew before it is dispatched again. What was redelivered did not vanish, the queue hands it out.
 RabbitMQ 4.3 redelivers what was on its way to a consumer that was cancelled: a new subscription would make more of it.
 
 What was dispatched to the direct queue of one worker is found in the same rounds, without a look at that queue: nobody
@@ -235,10 +235,10 @@ class Rescuer:
             )
             if flight.worker:
                 vanished[flight.worker].append(flight.lease)
-            if flight.cancelled:
+            if flight.cancelled or (redelivered and not died):
                 continue
             lost[flight.queue].append(died)
-            if not (died or flight.worker or redelivered):
+            if not (died or flight.worker):
                 renewed.add(flight.queue)
         for queue in {flight.queue for flight in candidates}:
             self._flights.paused.discard(queue)

@@ -210,6 +210,7 @@ async def test_what_was_redelivered_though_nobody_died_is_dispatched_anew_and_no
         assert {each.state for each in results} == {"succeeded"}
         assert len(worker.seen) == 10
         assert worker.renewed == []
+    assert scheduler.lost == {}
 
 
 async def test_what_was_purged_from_a_work_queue_is_dispatched_anew(
