@@ -6,9 +6,11 @@ usually one for a whole batch, so `FastHistogram` takes many values at once.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate, pairwise
 from typing import Final
@@ -206,6 +208,64 @@ def watch_broker(registry: CollectorRegistry, telemetry: Telemetry) -> None:
     telemetry.on(PublishFailed, lambda event: failed.labels(event.reason).inc())
 
 
+class LoopCollector(Collector):
+    """Collects, in the event loop of a service, from what belongs to that loop; scrapes come in threads of their own.
+
+    A part of its service. While that does not run, nobody changes what is collected, and any thread may.
+
+    Args:
+        timeout: seconds that a scrape waits for the loop. What cannot be seen by then is left out; `/healthz` says why.
+    """
+
+    def __init__(self, timeout: float = 5.0) -> None:
+        self._timeout = timeout
+        self._inner: list[Collector] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+
+    def add(self, collector: Collector) -> None:
+        """Collect from this one, too."""
+        self._inner.append(collector)
+
+    async def start(self) -> None:
+        """Collect in this event loop from now on."""
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+
+    async def drain(self) -> None:
+        """Nothing: what drains is looked at, too."""
+
+    async def stop(self) -> None:
+        """The loop ends."""
+        self._loop = None
+
+    def describe(self) -> list[Metric]:
+        """Nothing is promised before there is something to collect from."""
+        return []
+
+    def collect(self) -> list[Metric]:
+        """What there is now."""
+        loop = self._loop
+        if loop is None or loop.is_closed():
+            return self._collect()
+        if threading.get_ident() == self._thread:
+            return self._collect()
+        answer: Future[list[Metric]] = Future()
+        loop.call_soon_threadsafe(self._answer, answer)
+        try:
+            return answer.result(self._timeout)
+        except TimeoutError:
+            return []
+
+    def _answer(self, answer: Future[list[Metric]]) -> None:
+        try:
+            answer.set_result(self._collect())
+        except Exception as error:  # noqa: BLE001 - it belongs to the thread that asks
+            answer.set_exception(error)
+
+    def _collect(self) -> list[Metric]:
+        return [metric for collector in self._inner for metric in collector.collect()]
+
+
 def exposition(registry: CollectorRegistry, accept: str = "") -> tuple[bytes, str]:
     """Everything in `registry` as text, and its content type.
 
@@ -225,6 +285,7 @@ __all__ = [
     "CollectorRegistry",
     "FastHistogram",
     "LabelBound",
+    "LoopCollector",
     "exposition",
     "new_registry",
     "package_version",

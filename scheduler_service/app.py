@@ -321,6 +321,7 @@ class Scheduler:
         )
         service.on_draining(self.health.mark_draining)
         order = (
+            metrics.live,
             *((self.health,) if settings.http else ()),
             store,
             consuming,

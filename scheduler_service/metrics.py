@@ -13,7 +13,16 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from common.administration import QueueReport
-from common.metrics import COUNTS, LONG_SECONDS, SECONDS, FastHistogram, LabelBound, new_registry, watch_broker
+from common.metrics import (
+    COUNTS,
+    LONG_SECONDS,
+    SECONDS,
+    FastHistogram,
+    LabelBound,
+    LoopCollector,
+    new_registry,
+    watch_broker,
+)
 from common.telemetry import Telemetry
 from scheduler_service import events
 from scheduler_service.fleet.directory import Directory
@@ -31,11 +40,17 @@ class SchedulerMetrics:
 
     Args:
         telemetry: where the events come from.
+
+    Attributes:
+        registry: what is exposed.
+        live: the gauges that are read from live objects, as a part of the service to which these belong.
     """
 
     def __init__(self, telemetry: Telemetry) -> None:
         self.registry = registry = new_registry("scheduler")
         watch_broker(registry, telemetry)
+        self.live = LoopCollector()
+        registry.register(self.live)
         self._queue = LabelBound(QUEUES)
         self._task = LabelBound(TASKS)
 
@@ -158,11 +173,11 @@ class SchedulerMetrics:
         store_up: Callable[[], bool],
     ) -> None:
         """Read gauges from the live objects when they are scraped."""
-        self.registry.register(_Gauges(flights, rooms, directory, backlog, scheduled, store_up, self._queue))
+        self.live.add(_Gauges(flights, rooms, directory, backlog, scheduled, store_up, self._queue))
 
     def watch_fleet(self, queues: QueueReporter, workers: WorkerReporter, directory: Directory) -> None:
         """Read from what operators are told when it is scraped."""
-        self.registry.register(_FleetGauges(queues, workers, directory, self._queue))
+        self.live.add(_FleetGauges(queues, workers, directory, self._queue))
 
 
 class _Gauges(Collector):

@@ -54,7 +54,7 @@ class Secured:
         return pika.BlockingConnection(pika.URLParameters(self.url(role)))
 
     def attempt(self, role: Role, operation: Operation) -> int:
-        """Run one operation on a connection of its own; return AMQP's reply code, 200 for success."""
+        """Run one operation on a connection of its own; return AMQP's reply code, 200 for success, 0 for a nack."""
         with self.connect(role) as connection:
             channel = connection.channel()
             channel.confirm_delivery()
@@ -64,6 +64,8 @@ class Secured:
                 return int(closed.reply_code)
             except pika.exceptions.UnroutableError:
                 return 312
+            except pika.exceptions.NackError:  # the queue was about to end
+                return 0
             return 200
 
 

@@ -1,14 +1,27 @@
 """The histogram agrees with Prometheus' own, labels stay bounded, broker events are counted."""
 
+import asyncio
 import threading
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from common.events import BrokerConnected, BrokerLost, Published, PublishFailed
-from common.metrics import SECONDS, CollectorRegistry, FastHistogram, LabelBound, exposition, new_registry, watch_broker
+from common.metrics import (
+    SECONDS,
+    CollectorRegistry,
+    FastHistogram,
+    LabelBound,
+    LoopCollector,
+    exposition,
+    new_registry,
+    watch_broker,
+)
 from common.telemetry import Telemetry
 
 
@@ -117,3 +130,43 @@ def test_the_exposition_has_the_version_and_no_created_series() -> None:
     assert b"process_resident_memory_bytes" in text
     assert b"_created" not in text
     assert exposition(registry, "application/openmetrics-text; version=1.0.0")[0].endswith(b"# EOF\n")
+
+
+class _Thread(Collector):
+    """Tells in which thread it is asked, as the value of a gauge; fails when told to."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    def collect(self) -> list[Metric]:
+        if self.error is not None:
+            raise self.error
+        return [GaugeMetricFamily("in_thread", "Where.", threading.get_ident())]
+
+
+async def test_what_belongs_to_a_loop_is_collected_there() -> None:
+    registry, live, inner = CollectorRegistry(), LoopCollector(timeout=0.3), _Thread()
+    registry.register(live)
+    live.add(inner)
+    here = threading.get_ident()
+
+    def scrape() -> tuple[int, float | None]:
+        return threading.get_ident(), registry.get_sample_value("in_thread")
+
+    there, said = await asyncio.to_thread(scrape)
+    assert said == there != here, "nobody changes anything yet"
+    await live.start()
+    assert (await asyncio.to_thread(scrape))[1] == here
+    assert scrape()[1] == here, "without waiting for itself"
+
+    inner.error = RuntimeError("a fault of ours")
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        await asyncio.to_thread(scrape)
+    inner.error = None
+
+    asked = asyncio.get_running_loop().run_in_executor(None, scrape)
+    time.sleep(0.6)  # noqa: ASYNC251 - the loop is busy for longer than a scrape waits
+    assert (await asked)[1] is None, "what cannot be seen now is left out"
+    await live.stop()
+    there, said = await asyncio.to_thread(scrape)
+    assert said == there
