@@ -135,6 +135,7 @@ def test_worker_cut_off_until_dead(
                 *(
                     {
                         "workers": 2,
+                        "slots": LONG + 4,  # one alone can hold all the long ones, and do short ones beside
                         "environment": cut.environment,
                         "worker": [{"WARREN_AMQP_URL": private_broker.url().replace(port, str(proxy.port))}, {}],
                     }
