@@ -285,7 +285,8 @@ class Service:
         logged: theirs come from connections that we watch by other means.
         """
         error = context.get("exception")
-        if isinstance(error, Exception) and "handle" in context and _is_ours(error):
+        heard = self._failed.is_set()  # only the first is reported
+        if not heard and isinstance(error, Exception) and "handle" in context and _is_ours(error):
             self.report("event loop", error)
         else:
             loop.default_exception_handler(context)

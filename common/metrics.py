@@ -10,7 +10,7 @@ import asyncio
 import threading
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate, pairwise
 from typing import Final
@@ -214,10 +214,11 @@ class LoopCollector(Collector):
     A part of its service. While that does not run, nobody changes what is collected, and any thread may.
 
     Args:
-        timeout: seconds that a scrape waits for the loop. What cannot be seen by then is left out; `/healthz` says why.
+        timeout: seconds that a scrape waits for the loop, fewer than Prometheus waits for the scrape. What cannot be
+            seen by then is left out; `/healthz` says why.
     """
 
-    def __init__(self, timeout: float = 5.0) -> None:
+    def __init__(self, timeout: float = 3.0) -> None:
         self._timeout = timeout
         self._inner: list[Collector] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -250,11 +251,11 @@ class LoopCollector(Collector):
         if threading.get_ident() == self._thread:
             return self._collect()
         answer: Future[list[Metric]] = Future()
-        loop.call_soon_threadsafe(self._answer, answer)
         try:
-            return answer.result(self._timeout)
-        except TimeoutError:
+            loop.call_soon_threadsafe(self._answer, answer)
+        except RuntimeError:  # closed in this instant
             return []
+        return answer.result() if wait([answer], self._timeout).done else []
 
     def _answer(self, answer: Future[list[Metric]]) -> None:
         try:

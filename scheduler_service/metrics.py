@@ -262,7 +262,7 @@ class _FleetGauges(Collector):
         unrunnable = gauge("warren_tasks_unrunnable", "Queued tasks that no live worker can run.")
         limited = gauge("warren_tasks_limited", "Queued tasks that a pause or a limit holds back.")
         used = gauge("warren_used_slots", "Slots of the workers that serve the queue in which something runs.")
-        reports = self._queues.reports()
+        reports = self._queues.reports(notes=False)
         by_label: dict[str, list[QueueReport]] = defaultdict(list)
         for report in reports:
             by_label[self._queue(report.name)].append(report)

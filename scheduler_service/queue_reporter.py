@@ -71,6 +71,8 @@ class QueueReporter:
         self._ledger = ledger
         self._reasons = reasons
         self._traffic = traffic
+        self._loads: dict[str, float] = {}
+        """The weights of the queues that have work, summed up for each worker once in each report."""
         self._target = target
         self._clock = clock
         self._wall = wall
@@ -82,11 +84,12 @@ class QueueReporter:
         ask = decode(ListQueues, body)
         return Queues(self.reports(ask.names)[:SHOWN])
 
-    def reports(self, names: Collection[str] | None = None) -> list[QueueReport]:
+    def reports(self, names: Collection[str] | None = None, *, notes: bool = True) -> list[QueueReport]:
         """The queues as they are now, by name.
 
         Args:
             names: only these; None: all.
+            notes: say why what waits does, which takes longer than all the figures together.
         """
         known = {
             *self._backlog.queues(),
@@ -98,9 +101,10 @@ class QueueReporter:
         }
         wanted = known if names is None else known.intersection(names)
         running, now = self._running(), self._clock()
-        return [self._report(queue, running[queue], now) for queue in sorted(wanted)]
+        self._loads.clear()
+        return [self._report(queue, running[queue], now, notes) for queue in sorted(wanted)]
 
-    def _report(self, queue: str, running: int, now: float) -> QueueReport:
+    def _report(self, queue: str, running: int, now: float, notes: bool) -> QueueReport:
         queued, out = self._backlog.total(queue), self._flights.out(queue)
         unrunnable = self._unrunnable(queue)
         serving = self._directory.serving(queue)
@@ -125,7 +129,7 @@ class QueueReporter:
             recommended_workers(demand, self._target),
             self._rooms.window(queue, now).tasks,
             None if quota == Quota(scope=Scope.QUEUE, name=queue) else quota,
-            self._note(queue, queued, unrunnable, now) if queued else "",
+            self._note(queue, queued, unrunnable, now) if queued and notes else "",
             self._limited(queue, now),
         )
 
@@ -158,13 +162,16 @@ class QueueReporter:
 
     def _share(self, queue: str, worker: Worker) -> float:
         """Which part of a worker's slots `queue` may have beside the others that have work."""
+        names = worker.beat.queues
+        load = self._loads.get(worker.beat.worker)
+        if load is None:
+            load = sum(self._ledger.weight_of_queue(each) for each in names if self._has_work(each))
+            self._loads[worker.beat.worker] = load
         weight = self._ledger.weight_of_queue(queue)
-        others = sum(
-            self._ledger.weight_of_queue(other)
-            for other in worker.beat.queues
-            if other != queue and (self._backlog.total(other) or self._flights.out(other))
-        )
-        return weight / (weight + others)
+        return weight / (load if self._has_work(queue) else load + weight)
+
+    def _has_work(self, queue: str) -> bool:
+        return bool(self._backlog.total(queue) or self._flights.out(queue))
 
     def _unrunnable(self, queue: str) -> int:
         return sum(

@@ -219,6 +219,7 @@ class Rescuer:
         reports = []
         lost: dict[str, list[bool]] = defaultdict(list)
         vanished: dict[str, list[str]] = defaultdict(list)
+        again: Counter[str] = Counter()
         renewed: set[str] = set()
         for flight in candidates:
             redelivered = flight.lease in self._suspects
@@ -235,7 +236,10 @@ class Rescuer:
             )
             if flight.worker:
                 vanished[flight.worker].append(flight.lease)
-            if flight.cancelled or (redelivered and not died):
+            if flight.cancelled:
+                continue
+            if redelivered and not died:
+                again[flight.queue] += 1
                 continue
             lost[flight.queue].append(died)
             if not (died or flight.worker):
@@ -250,6 +254,8 @@ class Rescuer:
             if worker in self._directory.workers:
                 await self._control(f"worker.{worker}", Control(ControlVerb.CANCEL, leases=leases))
         await self._apply(reports)
+        for queue, count in again.items():
+            log.info("redelivered and in nobody's hands, dispatched anew", extra={"queue": queue, "tasks": count})
         for queue, died_each in lost.items():
             log.warning(
                 "dispatches were lost", extra={"queue": queue, "tasks": len(died_each), "suspects": sum(died_each)}

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import aiormq.abc
 import aiormq.exceptions
@@ -203,10 +203,16 @@ class Subscription:
 
     async def _delivered(self, message: aiormq.abc.DeliveredMessage) -> None:
         self.unsettled += 1
-        self._on_delivery(Delivery(self, message))
+        self._hand_over(message)
 
     async def _acknowledged(self, message: aiormq.abc.DeliveredMessage) -> None:
-        self._on_delivery(Delivery(self, message))
+        self._hand_over(message)
+
+    def _hand_over(self, message: aiormq.abc.DeliveredMessage) -> None:
+        try:
+            self._on_delivery(Delivery(self, message))
+        except Exception as error:  # noqa: BLE001 - aiormq would log it and go on
+            asyncio.get_running_loop().call_soon(_raise, error)
 
     async def _cancelled_by_broker(self, frame: spec.Basic.Cancel) -> None:
         self._tag = None
@@ -221,3 +227,8 @@ class Subscription:
         if not self.ended.is_set():
             self.reason = reason
             self.ended.set()
+
+
+def _raise(error: Exception) -> NoReturn:
+    """As a callback of the event loop's: there the service hears of it, and ends."""
+    raise error

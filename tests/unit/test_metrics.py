@@ -1,8 +1,10 @@
 """The histogram agrees with Prometheus' own, labels stay bounded, broker events are counted."""
 
 import asyncio
+import re
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -145,7 +147,7 @@ class _Thread(Collector):
 
 
 async def test_what_belongs_to_a_loop_is_collected_there() -> None:
-    registry, live, inner = CollectorRegistry(), LoopCollector(timeout=0.3), _Thread()
+    registry, live, inner = CollectorRegistry(), LoopCollector(timeout=1.0), _Thread()
     registry.register(live)
     live.add(inner)
     here = threading.get_ident()
@@ -165,8 +167,14 @@ async def test_what_belongs_to_a_loop_is_collected_there() -> None:
     inner.error = None
 
     asked = asyncio.get_running_loop().run_in_executor(None, scrape)
-    time.sleep(0.6)  # noqa: ASYNC251 - the loop is busy for longer than a scrape waits
+    time.sleep(1.5)  # noqa: ASYNC251 - the loop is busy for longer than a scrape waits
     assert (await asked)[1] is None, "what cannot be seen now is left out"
     await live.stop()
     there, said = await asyncio.to_thread(scrape)
     assert said == there
+
+
+def test_a_scrape_is_answered_before_prometheus_gives_it_up() -> None:
+    settings = (Path(__file__).parents[2] / "deploy" / "prometheus" / "prometheus.yml").read_text()
+    patience = [float(seconds) for seconds in re.findall(r"scrape_timeout: (\d+)s", settings)]
+    assert LoopCollector()._timeout < min(patience)
