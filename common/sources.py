@@ -29,7 +29,6 @@ ELSEWHERE: Final = frozenset(
         "failpoints_once",
         # The scheduler's and the worker's fields. They may share one environment, and neither imports the other; a
         # test compares this list with both.
-        "admin_users",
         "beat_interval",
         "child_environment",
         "database_url",
