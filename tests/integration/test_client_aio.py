@@ -255,6 +255,7 @@ def test_the_async_client_does_not_import_pika(scheduler: StandIn, broker: Broke
     program = (
         "import asyncio, sys; from common import AsyncClient\n"
         "async def main():\n"
+        "    asyncio.get_running_loop().slow_callback_duration = 10\n"
         "    async with AsyncClient(sys.argv[1], namespace=sys.argv[2]) as client:\n"
         "        print(await (await client.submit('add', 1, 2)).result(timeout=10))\n"
         "asyncio.run(main())\n"
