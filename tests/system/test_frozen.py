@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from common.tasks import Call
 from deploy.local import RabbitNode
@@ -91,8 +92,9 @@ def take_over(cluster: Cluster, confirmed: Path) -> None:
     cluster.journal.told.update(outcomes(handles, time.monotonic() + PATIENCE))
 
 
+@pytest.mark.timeout(240)
 def test_long_handlers(private_broker: RabbitNode, start_on_node: StartCluster, note: Note) -> None:
-    """One blocks its loop, one outlasts the consumer timeout, of one the holder dies: three systems at a time.
+    """One blocks its loop for a minute, one outlasts the consumer timeout, one loses its holder: three at a time.
 
     Half-way to the consumer timeout a worker says `held` and acks, so the broker takes nothing back.
     """
@@ -104,13 +106,13 @@ def test_long_handlers(private_broker: RabbitNode, start_on_node: StartCluster, 
         {"worker": patient, "scheduler": judge},
         {"worker": {"WARREN_HOLD_AFTER": "1"}, "scheduler": {"WARREN_DEAD_AFTER": "100"}, "workers": 2},
     )
-    blocked = blocking.load(lambda key: (Call("block", (key, 15.0)), Expected(key, key * key)), 1)
+    blocked = blocking.load(lambda key: (Call("block", (key, 60.0)), Expected(key, key * key)), 1)
     lasting = long.load(naps(12.0), 3)
     doomed = dying.load(naps(6.0), 2, chunk=1)
 
     wait_until(blocking.effects.runs, 10, "the loop is blocked")
     others = blocking.load(lambda key: (Call("square_in_thread", (key,)), Expected(key, key * key)), 100, **FLOW)
-    others.join(12)
+    others.join(30)
     assert not blocked.finished, "plain functions run beside it"
 
     wait_until(lambda: dying.scheduler.metric("warren_tasks_held_total") == 2, 15, "both are held")
@@ -119,7 +121,7 @@ def test_long_handlers(private_broker: RabbitNode, start_on_node: StartCluster, 
         if worker.pid in holders:
             worker.kill()
     for load in (blocked, lasting, doomed):
-        load.join(PATIENCE)
+        load.join(2 * PATIENCE)
 
     for name, cluster, tasks in (("blocks its loop", blocking, 1), ("outlasts the consumer timeout", long, 3)):
         assert cluster.scheduler.metric("warren_tasks_held_total") == tasks
