@@ -246,9 +246,7 @@ class LoopCollector(Collector):
     def collect(self) -> list[Metric]:
         """What there is now."""
         loop = self._loop
-        if loop is None or loop.is_closed():
-            return self._collect()
-        if threading.get_ident() == self._thread:
+        if loop is None or loop.is_closed() or threading.get_ident() == self._thread:
             return self._collect()
         answer: Future[list[Metric]] = Future()
         try:
