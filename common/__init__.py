@@ -4,8 +4,8 @@
 
     from common import Client, task
 
-Everything here is imported on first use, so that `Client` does not cost an import of aio-pika, nor `AsyncClient` one
-of pika, nor either of them the libraries of the services.
+Everything here is imported on first use, and so are pika and aio-pika: by the first call that needs the broker. Neither
+client costs an import of the other's library, nor of those of the services.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from msgspec import Meta, Struct
 
 from common.errors import SettingsError
 from common.sources import Value, collect, field_types, is_secret
-from common.urls import check_amqp_url, is_memory, redact_url
+from common.urls import check_amqp_url, is_host, is_memory, redact_url
 
 SECRET: Final = Meta(extra={"secret": True})
 """Marks a field that is never shown: ``password: Annotated[str, SECRET]``. Of a URL only the password is hidden."""
@@ -87,8 +87,15 @@ class CommonSettings(BrokerSettings, frozen=True, kw_only=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"
     http: bool = True
-    http_host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
+    http_host: str = "127.0.0.1"
     http_port: Port = 0
+
+    def faults(self) -> list[str]:
+        """Besides the common ones: where metrics and health are to be served."""
+        faults = super().faults()
+        if not is_host(self.http_host):
+            faults.append(f"http_host {self.http_host!r} is neither an IP address nor the name of a host")
+        return faults
 
 
 S = TypeVar("S", bound=BrokerSettings)

@@ -1,4 +1,4 @@
-"""What may be in a broker's address, and how an address is shown without its password."""
+"""What may be in the addresses of brokers and hosts, and how an address is shown without its password."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ _ALLOWED_OPTIONS: Final = ("cafile", "capath", "certfile", "keyfile")
 
 _PASSWORD = re.compile(r"(?P<before>//[^/?#@:]*:).*@", re.DOTALL)
 _SECRET_OPTION = re.compile(r"(?P<before>[?&;][^=&;]*(?:pass|secret|token|key)[^=&;]*=)[^&;]*", re.IGNORECASE)
+_LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = re.compile(rf"(?:{_LABEL}\.)*(?![0-9]+\.?\Z){_LABEL}\.?")
+_LONGEST_HOST: Final = 253
 _HIDDEN: Final = "***"
 
 
@@ -63,6 +66,15 @@ def check_amqp_url(url: str, *, allow_plaintext: bool) -> list[str]:
     if parts.scheme == "amqp" and parts.hostname and not allow_plaintext and not _is_loopback(parts):
         faults.append("would send the password in plain text to another machine; use amqps://, or set allow_plaintext")
     return faults
+
+
+def is_host(name: str) -> bool:
+    """Whether `name` is an IP address, or can be the name of a host (RFC 1123 section 2.1, and ``_``)."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return len(name) <= _LONGEST_HOST and _HOST.fullmatch(name) is not None
+    return True
 
 
 def is_memory(url: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Final
 
 from msgspec import Meta
@@ -11,6 +12,9 @@ from common.settings import SECRET, CommonSettings, Port, Seconds
 from common.urls import redact_url
 
 TABLE: Final = "scheduler"
+
+_SQLITE: Final = "sqlite:///"
+_LONGEST_USER: Final = 255
 
 
 class SchedulerSettings(CommonSettings, frozen=True, kw_only=True):
@@ -58,8 +62,33 @@ class SchedulerSettings(CommonSettings, frozen=True, kw_only=True):
     store_commit_delay: Annotated[float, Meta(ge=0, le=1)] = 0.0
 
     def faults(self) -> list[str]:
-        """What is wrong with values that are right each by itself."""
+        """Besides the common ones: a database that is no file, users that no broker has."""
         faults = super().faults()
-        if not self.database_url.startswith("sqlite:///") or len(self.database_url) == len("sqlite:///"):
-            faults.append(f"database_url {redact_url(self.database_url)!r} is not sqlite:///FILE, the only kind so far")
+        if wrong := _check_database_url(self.database_url):
+            faults.append(f"database_url {redact_url(self.database_url)!r} {wrong}")
+        for field, users in (("operators", self.operators), ("worker_users", self.worker_users)):
+            faults += [f"{field} has {user!r}, {wrong}" for user in users if (wrong := _check_user(user))]
         return faults
+
+
+def _check_database_url(url: str) -> str:
+    """What is wrong with the address of the store, or an empty string."""
+    file = url.removeprefix(_SQLITE)
+    if file == url or not file:
+        return "is not sqlite:///FILE, the only kind so far"
+    if file == ":memory:" or file.startswith("file:"):
+        return "has to name a file, or nothing would survive a restart"
+    if "?" in file:
+        return "has options behind '?', and takes none"
+    if Path(file).is_dir():
+        return "names a folder; name a file in it"
+    return ""
+
+
+def _check_user(user: str) -> str:
+    """What is wrong with the name of a broker's user, or an empty string."""
+    if "*" in user:
+        return "and '*' stands for nobody: name the broker's users one by one"
+    if not user.isprintable() or len(user.encode(errors="replace")) > _LONGEST_USER:
+        return "which cannot be the name of a broker's user (255 bytes at most, without control characters)"
+    return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from msgspec import Meta
@@ -9,6 +10,8 @@ from msgspec import Meta
 from common.options import Label
 from common.settings import CommonSettings, Port, Seconds
 from common.wire import DEFAULT_QUEUE, QueueName
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
@@ -68,10 +71,21 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
     child_environment: tuple[str, ...] = ()
 
     def faults(self) -> list[str]:
-        """Besides the common ones: no modules, a module, queue or label that is named twice."""
+        """Besides the common ones: no modules, what is no name, a module, queue or label that is named twice."""
         faults = super().faults()
         if not self.modules:
             faults.append("modules is empty: name the modules with your task functions, `warren worker myapp.tasks`")
+        faults += [
+            f"modules has {module!r}, which is not a module's import name, like myapp.tasks"
+            for module in self.modules
+            if not all(part.isidentifier() for part in module.split("."))
+        ]
+        faults += [
+            f"child_environment has {name!r}, which is not a variable's name; the value is taken from the worker's own "
+            "environment"
+            for name in self.child_environment
+            if not _VARIABLE.fullmatch(name)
+        ]
         for field, names in (("modules", self.modules), ("queues", self.queues), ("labels", self.labels)):
             twice = sorted({name for name in names if names.count(name) > 1})
             faults += [f"{field} names {name!r} twice" for name in twice]

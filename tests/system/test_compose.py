@@ -30,6 +30,7 @@ from deploy.local.container import docker_runs
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
+RULES = ROOT / "deploy" / "prometheus"
 PATIENCE = 60.0
 TASKS = 300
 QUIET_WHEN_ALL_IS_WELL = {
@@ -202,6 +203,14 @@ def test_the_rules_are_evaluated_and_silent(stack: Stack) -> None:
     until("every rule has been evaluated", lambda: healths() == {"ok"})
     firing = {series["metric"]["alertname"] for series in stack.query('ALERTS{alertstate="firing"}')}
     assert firing == set()
+
+
+def test_the_broker_exports_what_rules_and_panels_ask_of_it(stack: Stack) -> None:
+    """Also what is quiet when all is well, and so fills no panel and fires no alert."""
+    asked = "\n".join([*(file.read_text() for file in RULES.glob("*.yml")), dashboard.FILE.read_text()])
+    names = set(re.findall(r"\brabbitmq_[a-z_]+", asked))
+    assert "rabbitmq_alarms_memory_used_watermark" in names
+    until("Prometheus has each of them", lambda: not {name for name in names if not stack.query(f"count({name})")})
 
 
 def test_workers_scale_and_each_is_scraped(stack: Stack) -> None:

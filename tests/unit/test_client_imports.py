@@ -8,6 +8,26 @@ import pytest
 
 import common
 
+USE = """
+from common import Client, ResultTimeout
+from common.ids import new_task_id
+
+with Client("amqp://127.0.0.1:1") as client:
+    try:
+        client.handle(new_task_id()).status(timeout=1)
+    except ResultTimeout:
+        pass
+"""
+USE_ASYNC = """
+import asyncio
+from common import AsyncClient
+
+async def use():
+    async with AsyncClient("amqp://127.0.0.1:1"):
+        pass
+
+asyncio.run(use())
+"""
 HEAVY = {"pika", "aio_pika", "aiormq", "prometheus_client", "sqlalchemy", "click", "structlog", "rich"}
 
 
@@ -28,12 +48,14 @@ def loaded_after(statement: str) -> set[str]:
     ("statement", "loaded"),
     [
         ("from common import Client, call, task; Client('amqp://localhost')", set()),
-        ("from common import AsyncClient, call", {"aio_pika", "aiormq"}),
-        ("from common import *", {"aio_pika", "aiormq"}),
+        ("from common import AsyncClient, call, task; AsyncClient('amqp://localhost')", set()),
+        ("from common import *", set()),
         ("import common; common.__version__", set()),
+        (USE, {"pika"}),
+        (USE_ASYNC, {"aio_pika", "aiormq"}),
     ],
 )
-def test_each_client_imports_its_own_library_only(statement: str, loaded: set[str]) -> None:
+def test_clients_are_light_until_they_are_used(statement: str, loaded: set[str]) -> None:
     assert loaded_after(statement) == loaded
 
 
