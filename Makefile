@@ -48,6 +48,9 @@ bench: $(BENCH) ## Measure Warren and, on the same broker, Celery, Dramatiq and 
 bench-beats: $(BENCH) ## Measure what the beats of up to 200 workers cost
 	$(BIN)/python -m tests.bench.beats
 
+bench-killers: $(BENCH) ## Show what a task that kills its worker does to Warren, Celery, Dramatiq and Taskiq
+	$(BIN)/python -m tests.bench.killers
+
 bench-wave: $(DEV) ## Measure how workers in Docker Compose follow a wave of load
 	$(BIN)/python -m tests.bench.wave
 

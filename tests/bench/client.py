@@ -12,7 +12,7 @@ from typing import Protocol, cast
 import msgspec
 
 from tests.bench.site import Site
-from tests.bench.systems import Burst, Session
+from tests.bench.systems import Burst, Doomed, Session
 from tests.bench.systems.registry import SYSTEMS
 
 _FIRST_BURST = 100  # tasks of the first, unmeasured burst, which also waits for the services to be up
@@ -24,6 +24,7 @@ class Report(msgspec.Struct):
 
     event: str
     burst: Burst | None = None
+    doomed: Doomed | None = None
     latencies: list[float] = []
 
 
@@ -38,6 +39,13 @@ class Backlogged(Protocol):
 
     def idle(self, until: Callable[[], None]) -> None:
         """Stay connected and be told results until `until`, called in a thread, returns."""
+
+
+class Doomable(Protocol):
+    """A session that can submit a task that kills its process."""
+
+    def doomed(self, n: int, seconds: float) -> Doomed:
+        """Submit `n` short tasks with such a one in their midst, and wait for them so long at most."""
 
 
 def main() -> None:
@@ -55,6 +63,10 @@ def main() -> None:
         elif options.workload == "delayed":
             say(Report("begin"))
             say(Report("end", latencies=cast("Backlogged", session).delayed(options.n)))
+        elif options.workload == "doomed":
+            session.round_trip(1)  # the services are up
+            say(Report("begin"))
+            say(Report("end", doomed=cast("Doomable", session).doomed(options.n, options.seconds)))
         elif options.workload == "round_trip":
             _round_trip(session, options.n, options.seconds)
         else:

@@ -66,6 +66,17 @@ class Services:
             if process.poll() is not None:
                 raise BenchError(f"its {name} ended with {process.returncode}; its log ends:\n{self.log(name)}")
 
+    def start_again(self) -> int:
+        """Start what has ended by itself, as an init system would, and return how many that were."""
+        ended = [command for command in self._commands if self._has_ended(command.name)]
+        for command in ended:
+            self._running[command.name] = self._start(command)
+        return len(ended)
+
+    def _has_ended(self, name: str) -> bool:
+        process = self._running.get(name)
+        return process is not None and process.poll() is not None
+
     def log(self, name: str) -> str:
         """Return the last lines that a service has written."""
         lines = self._site.file(f"{name}.log").read_text(errors="replace").splitlines()

@@ -48,19 +48,35 @@ def test_connections_closed(private_broker: RabbitNode, start_on_node: StartClus
 
 
 def test_memory_alarm(private_broker: RabbitNode, start_on_node: StartCluster, note: Note) -> None:
-    """Publishing stalls for longer than a worker's silence may last, acks go on, nobody is declared dead for it."""
+    """Publishing stalls for longer than a worker's silence may last, and nobody is declared dead for it."""
     cluster = start_on_node(scheduler={"WARREN_DEAD_AFTER": "4", "WARREN_RESCUE_INTERVAL": "1"})
     load = cluster.load(squares, 400, **FLOW)
     load.await_more()
     private_broker.set_memory_alarm(True)
+    finished = await_stall(load)
     stalled_at = time.monotonic()
     wait_until(lambda: time.monotonic() - stalled_at > 8, 20, "the alarm lasts")
+    assert load.finished == finished < 400, "somebody still published"
     private_broker.set_memory_alarm(False)
     load.join(PATIENCE)
 
     verdict = cluster.assert_nothing_lost()
     assert not verdict.twice, "nothing died"
     note(verdict)
+
+
+def await_stall(load: Load, quiet: float = 1.0) -> int:
+    """Return how many outcomes had come when none more came for `quiet` seconds."""
+    seen, since = load.finished, time.monotonic()
+
+    def stalled() -> bool:
+        nonlocal seen, since
+        if load.finished != seen:
+            seen, since = load.finished, time.monotonic()
+        return time.monotonic() - since > quiet
+
+    wait_until(stalled, 20, "no more outcomes come")
+    return seen
 
 
 def test_broker_frozen(private_broker: RabbitNode, start_on_node: StartCluster, note: Note) -> None:

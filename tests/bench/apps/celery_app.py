@@ -6,6 +6,7 @@ subscription per task, and were as quick as Redis when both were tried (see `doc
 
 from celery import Celery
 
+from tests.bench.apps import doom
 from tests.bench.site import Site
 
 _site = Site.from_environment()
@@ -34,3 +35,5 @@ def _noop() -> None:
 
 
 noop = app.task(name="noop")(_noop)
+nap = app.task(name="nap")(doom.nap)
+killer = app.task(name="killer")(doom.kill)

@@ -10,6 +10,7 @@ from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 
+from tests.bench.apps import doom
 from tests.bench.site import Site
 
 _site = Site.from_environment()
@@ -25,4 +26,7 @@ def _noop() -> None:
     return None
 
 
-noop = dramatiq.actor(actor_name="noop", store_results=True, queue_name=f"bench-dramatiq-{_site.run}")(_noop)
+_queue = f"bench-dramatiq-{_site.run}"
+noop = dramatiq.actor(actor_name="noop", store_results=True, queue_name=_queue)(_noop)
+nap = dramatiq.actor(actor_name="nap", store_results=True, queue_name=_queue)(doom.nap)
+killer = dramatiq.actor(actor_name="killer", store_results=True, queue_name=_queue)(doom.kill)

@@ -3,6 +3,7 @@
 from taskiq_aio_pika import AioPikaBroker, Exchange, Queue, QueueType
 from taskiq_redis import RedisAsyncResultBackend
 
+from tests.bench.apps import doom
 from tests.bench.site import Site
 
 _site = Site.from_environment()
@@ -22,3 +23,5 @@ async def _noop() -> None:
 
 
 noop = broker.task(task_name="noop")(_noop)
+nap = broker.task(task_name="nap")(doom.async_nap)
+killer = broker.task(task_name="killer")(doom.kill)

@@ -3,6 +3,7 @@
 import time
 
 from common import task
+from tests.bench.apps import doom
 
 
 @task(name="bench.noop")
@@ -19,3 +20,7 @@ def noop_thread() -> None:
 async def late(due: float) -> float:
     """Return by how many seconds it was started after `due`, seconds since the epoch."""
     return time.time() - due
+
+
+nap = task(name="bench.nap")(doom.async_nap)
+killer = task(name="bench.killer")(doom.kill)

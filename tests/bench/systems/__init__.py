@@ -16,6 +16,13 @@ class Burst(msgspec.Struct, frozen=True):
     accepted_seconds: float
 
 
+class Doomed(msgspec.Struct, frozen=True):
+    """What became of tasks beside one that kills its process: how many were done, and how the killer ended."""
+
+    done: int
+    killer: str = ""
+
+
 class Command(msgspec.Struct, frozen=True):
     """One service to start: the word it has in the report, its arguments, and what to add to its environment."""
 

@@ -4,9 +4,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from tests.bench.site import Site
-from tests.bench.systems import Burst, Command, Leftovers, Session
+from tests.bench.systems import Burst, Command, Doomed, Leftovers, Session
 from tests.bench.systems.threads import SubmittingThreads
 
 _THREADS = 4  # each waits for the confirm of its own message; more only fight over the interpreter lock
@@ -74,6 +75,26 @@ class _CelerySession:
             latencies.append(time.perf_counter() - began)
         return latencies
 
+    def doomed(self, n: int, seconds: float) -> Doomed:
+        from tests.bench.apps.celery_app import killer, nap
+
+        deadline = time.monotonic() + seconds
+        handles: list[Any] = [(killer if number == n // 2 else nap).delay() for number in range(n + 1)]
+        doomed = handles.pop(n // 2)
+        return Doomed(sum(_ended(handle, deadline) == "done" for handle in handles), _ended(doomed, deadline))
+
     def close(self) -> None:
         self._threads.close()
         self._app.close()
+
+
+def _ended(handle: Any, deadline: float) -> str:
+    from celery.exceptions import TimeoutError as Late
+
+    try:
+        handle.get(timeout=max(0.01, deadline - time.monotonic()))
+    except Late:
+        return ""
+    except Exception as error:
+        return repr(error)
+    return "done"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tests.bench.site import Site
-from tests.bench.systems import Burst, Command, Leftovers, Session
+from tests.bench.systems import Burst, Command, Doomed, Leftovers, Session
 from tests.bench.systems.threads import SubmittingThreads
 
 _THREADS = 4  # each waits for the confirm of its own message
@@ -70,6 +70,28 @@ class _DramatiqSession:
             self._noop.send().get_result(backend=self._results, block=True, timeout=_PATIENCE)
             latencies.append(time.perf_counter() - began)
         return latencies
+
+    def doomed(self, n: int, seconds: float) -> Doomed:
+        from tests.bench.apps.dramatiq_app import killer, nap
+
+        deadline = time.monotonic() + seconds
+        messages = [(killer if number == n // 2 else nap).send() for number in range(n + 1)]
+        doomed = messages.pop(n // 2)
+        return Doomed(sum(self._ended(each, deadline) == "done" for each in messages), self._ended(doomed, deadline))
+
+    def _ended(self, message: Any, deadline: float) -> str:
+        from dramatiq.results import ResultTimeout
+
+        while True:
+            try:  # in short waits: the Redis client gives up a read that blocks for longer
+                message.get_result(backend=self._results, block=True, timeout=1000)
+            except ResultTimeout:
+                if time.monotonic() > deadline:
+                    return ""
+            except Exception as error:
+                return repr(error)
+            else:
+                return "done"
 
     def close(self) -> None:
         self._threads.close()

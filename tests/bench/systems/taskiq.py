@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.bench.loop import new_runner
 from tests.bench.site import Site
-from tests.bench.systems import Burst, Command, Leftovers, Session
+from tests.bench.systems import Burst, Command, Doomed, Leftovers, Session
 
 _SUBMITTERS = 50  # coroutines that each wait for the confirm of their own message
 _PATIENCE = 120.0  # seconds until a missing result counts as a failure
@@ -84,6 +84,28 @@ class _TaskiqSession:
             latencies.append(time.perf_counter() - began)
         return latencies
 
+    def doomed(self, n: int, seconds: float) -> Doomed:
+        return self._runner.run(self._doomed(n, time.monotonic() + seconds))
+
+    async def _doomed(self, n: int, deadline: float) -> Doomed:
+        from tests.bench.apps.taskiq_app import killer, nap
+
+        handles: list[Any] = [await (killer if number == n // 2 else nap).kiq() for number in range(n + 1)]
+        doomed = handles.pop(n // 2)
+        ends = [await _ended(handle, deadline) for handle in handles]
+        return Doomed(ends.count("done"), await _ended(doomed, deadline))
+
     def close(self) -> None:
         self._runner.run(self._broker.shutdown())
         self._runner.close()
+
+
+async def _ended(handle: Any, deadline: float) -> str:
+    from taskiq.exceptions import TaskiqResultTimeoutError
+
+    left = max(0.01, deadline - time.monotonic())
+    try:
+        result = await handle.wait_result(check_interval=_POLL_IN_BULK, timeout=left)
+    except TaskiqResultTimeoutError:
+        return ""
+    return repr(result.error) if result.is_err else "done"

@@ -11,10 +11,11 @@ import msgspec
 
 from deploy.local.ports import free_port
 from tests.bench.loop import new_runner
-from tests.bench.site import Site
-from tests.bench.systems import Burst, Command, Leftovers, Session
+from tests.bench.site import VARIABLE, Site
+from tests.bench.systems import Burst, Command, Doomed, Leftovers, Session
 
 NOOP, NOOP_THREAD, LATE = "bench.noop", "bench.noop_thread", "bench.late"
+NAP, KILLER = "bench.nap", "bench.killer"
 DUE_RATE = 1000  # delayed tasks that become due in a second
 _DUE = 10_000  # how many of them
 _AHEAD = 10.0  # seconds between their submission and the first one
@@ -55,10 +56,11 @@ class Warren:
             "WARREN_STORE_COMMIT_DELAY": str(site.commit_delay),
             "WARREN_HTTP_PORT": str(site.http_port),
         }
+        alone = {"WARREN_HTTP_PORT": "0", "WARREN_CHILD_ENVIRONMENT": VARIABLE}
         worker = ["tests.bench.apps.warren_tasks", "--queues", "default", "--slots", str(site.slots)]
         return [
             Command("scheduler", [sys.executable, "-m", "scheduler_service"], scheduler),
-            Command("worker", [sys.executable, "-m", "worker_service", *worker], shared | {"WARREN_HTTP_PORT": "0"}),
+            Command("worker", [sys.executable, "-m", "worker_service", *worker], shared | alone),
         ]
 
     def connect(self, site: Site) -> Session:
@@ -130,6 +132,19 @@ class WarrenSession:
             latencies.append(time.perf_counter() - began)
         return latencies
 
+    def doomed(self, n: int, seconds: float) -> Doomed:
+        """See `tests.bench.client.Doomable`."""
+        return self.runner.run(self._doomed(n, time.monotonic() + seconds))
+
+    async def _doomed(self, n: int, deadline: float) -> Doomed:
+        from common import call
+
+        calls = [call(KILLER if number == n // 2 else NAP) for number in range(n + 1)]
+        handles = await self.client.submit_many(calls)
+        doomed = handles.pop(n // 2)
+        ends = [await _ended(handle, deadline) for handle in handles]
+        return Doomed(ends.count("done"), await _ended(doomed, deadline))
+
     def fill(self, n: int) -> float:
         """Submit `n` tasks in calls of 20,000, keeping no handle, and return the seconds until the last confirm."""
         return self.runner.run(self._fill(n))
@@ -171,6 +186,18 @@ class WarrenSession:
         """Close the client."""
         self.runner.run(self.client.__aexit__(None, None, None))
         self.runner.close()
+
+
+async def _ended(handle: Any, deadline: float) -> str:
+    from common import ResultTimeout, TaskFailed
+
+    try:
+        await handle.result(timeout=max(0.01, deadline - time.monotonic()))
+    except ResultTimeout:
+        return ""
+    except TaskFailed as error:
+        return f"failed ({error.kind}): {error.message}"
+    return "done"
 
 
 def _namespace(site: Site) -> str:
