@@ -9,11 +9,11 @@ BENCH := .venv/.installed-bench
 # The tests wait most of the time: for heartbeats, for brokers to start. The tests of one file share what is slow to start.
 SIDE_BY_SIDE ?= -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help check test test-docker chaos demo bench bench-beats bench-wave broker up down format clean
+.PHONY: help check test test-docker chaos demo bench bench-beats bench-killers bench-wave broker up down format clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 check: $(DEV) ## Format, lint, types, import contracts and unit tests: what CI runs first
 	$(BIN)/ruff format --check .
