@@ -12,7 +12,7 @@ from aio_pika.abc import AbstractIncomingMessage
 
 from tests.bench.apps.competing import Ran
 from tests.bench.services import BenchError
-from tests.support.scheduling import Arrivals
+from tests.support.scheduling import Arrivals, due
 
 PATIENCE = 300.0
 """Seconds without a result until a run counts as failed."""
@@ -66,11 +66,15 @@ class Submission:
             answers = await channel.declare_queue(exclusive=True)
             await answers.consume(self._hear, no_ack=True)
             began = time.time()
-            for first in range(0, len(self._arrivals), UNCONFIRMED):
-                part = range(first, min(first + UNCONFIRMED, len(self._arrivals)))
-                messages = [self._message(number, answers.name) for number in part]
+            sent = 0
+            while sent < len(self._arrivals):
+                come = due(self._arrivals, time.time() - began, sent)[:UNCONFIRMED]
+                messages = [self._message(number, answers.name) for number in come]
                 publish = channel.default_exchange.publish
                 await asyncio.gather(*(publish(message, self._queue) for message in messages))
+                sent += len(come)
+                if sent < len(self._arrivals):
+                    await asyncio.sleep(max(0.0, began + self._arrivals[sent][0] - time.time()))
             await self._await_all(check)
         return began, [self._ran[number] for number in range(len(self._arrivals))]
 

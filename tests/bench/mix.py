@@ -1,6 +1,6 @@
 """The mix of short and long tasks on a real broker: on Warren, and on plain consumers that compete for one queue.
 
-Both have a worker process for each of `MACHINES`, and the same tasks, submitted in the same order at the start.
+Both have a worker process for each of `MACHINES`, and the same tasks, submitted in the same order at the same times.
 """
 
 import secrets
@@ -8,9 +8,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from common import call
-from common.client.sync import Client
+from common.client.sync import Client, Handle
 from common.errors import ResultTimeout
 from tests.bench.apps.competing import Ran
 from tests.bench.competing import PATIENCE, Submission, Tick, declared
@@ -21,7 +22,7 @@ from tests.bench.services import BenchError, Services
 from tests.bench.site import Site
 from tests.bench.systems import Command, Leftovers
 from tests.bench.systems.warren import Warren
-from tests.support.scheduling import CAPACITY, MACHINES, SHORT, Arrivals, Mix
+from tests.support.scheduling import CAPACITY, MACHINES, SHORT, Arrivals, Mix, due
 
 
 def on_warren(broker: Broker, folder: Path, arrivals: Arrivals, tick: Tick) -> Mix:
@@ -30,7 +31,7 @@ def on_warren(broker: Broker, folder: Path, arrivals: Arrivals, tick: Tick) -> M
     Args:
         broker: where.
         folder: for logs and the store.
-        arrivals: the tasks; all come at once, whatever their times say.
+        arrivals: the tasks, and when each is submitted.
         tick: called with each task that is over.
 
     Raises:
@@ -52,7 +53,11 @@ def on_warren(broker: Broker, folder: Path, arrivals: Arrivals, tick: Tick) -> M
         services.start()
         await_workers(lambda: len(client.workers()), services, len(MACHINES))
         began = time.time()
-        handles = client.submit_many([call("bench.mix", run) for _, run in arrivals])
+        handles: list[Handle[Any]] = []
+        while len(handles) < len(arrivals):
+            come = due(arrivals, time.time() - began, len(handles))
+            handles += client.submit_many([call("bench.mix", arrivals[number][1]) for number in come])
+            await_next(arrivals, began, len(handles))
         try:
             for _ in client.as_completed(handles, timeout=PATIENCE + sum(run for _, run in arrivals)):
                 tick()
@@ -106,12 +111,19 @@ def await_workers(count: Callable[[], int], services: Services, wanted: int) -> 
         time.sleep(0.2)
 
 
+def await_next(arrivals: Arrivals, began: float, number: int) -> None:
+    """Return when this task is to be submitted; at once when there is none."""
+    if number < len(arrivals):
+        time.sleep(max(0.0, began + arrivals[number][0] - time.time()))
+
+
 def _mix(arrivals: Arrivals, began: float, ran: list[Ran]) -> Mix:
     """What came out. The bound is that of the run times as they were: on a busy machine 10 ms take longer."""
-    waits = [(run, each.began - began) for (_, run), each in zip(arrivals, ran, strict=True)]
+    work = sum((each.ended - each.began) * each.speed for each in ran)
+    waits = [(run, each.began - began - at) for (at, run), each in zip(arrivals, ran, strict=True)]
     return Mix(
         max(each.ended for each in ran) - began,
-        sum((each.ended - each.began) * each.speed for each in ran) / CAPACITY,
+        max(work / CAPACITY, arrivals[-1][0]),
         sorted(waited for run, waited in waits if run == SHORT),
         sorted(waited for run, waited in waits if run != SHORT),
     )

@@ -37,12 +37,13 @@ class Row(msgspec.Struct, omit_defaults=True):
 
 
 class RealMixes(msgspec.Struct):
-    """What one run on a real broker came to."""
+    """What one run on a real broker came to; `over` is for how many seconds tasks came, 0: all at the start."""
 
     date: str
     machine: Machine
     short: int
     long: int
+    over: float
     systems: list[Row]
 
 

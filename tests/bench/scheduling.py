@@ -30,6 +30,7 @@ from tests.bench.services import BenchError
 from tests.bench.tenancy import beside
 from tests.support.cluster import Cluster
 from tests.support.scheduling import (
+    SHORT,
     Arrivals,
     Mix,
     all_at_once,
@@ -42,6 +43,8 @@ from tests.support.shares import CONTESTS, environment, measure
 
 WARREN, CONSUMERS = "Warren", "competing consumers, prefetch {}"
 PREFETCHES = (1, 50)
+LOAD = 0.7
+"""What share of the capacity tasks need that come at random."""
 
 _COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 
@@ -125,10 +128,12 @@ def _shares(console: Console, folder: Path, seconds: float) -> None:
     console.print(table)
 
 
-def _print_real(console: Console, short: int, long: int, json: Path | None) -> int:
+def _print_real(console: Console, short: int, long: int, over: float, json: Path | None) -> int:
     """Measure the mix on a real broker, and print and write what came out; returns the exit code."""
     folder = Path(tempfile.mkdtemp(prefix="warren-scheduling-"))
-    arrivals = all_at_once(short, long)
+    arrivals = over_time(over, LOAD) if over else all_at_once(short, long)
+    short = sum(run == SHORT for _, run in arrivals)
+    long = len(arrivals) - short
     try:
         machine, rows = _real(console, folder, arrivals)
     except BenchError as error:
@@ -137,9 +142,10 @@ def _print_real(console: Console, short: int, long: int, json: Path | None) -> i
     shutil.rmtree(folder)
     if json is not None:
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-        mixes = RealMixes(now, machine, short, long, rows)
+        mixes = RealMixes(now, machine, short, long, over, rows)
         json.write_bytes(msgspec.json.format(msgspec.json.encode(mixes), indent=2) + b"\n")
-    console.print(mix_table(f"{short:,} of 10 ms, {long:,} of 10 s, all at the start", rows + _simulated(arrivals)))
+    when = f"at random for {over:g} s, {LOAD:.0%} of the capacity" if over else "all at the start"
+    console.print(mix_table(f"{short:,} of 10 ms, {long:,} of 10 s, {when}", rows + _simulated(arrivals)))
     return 0
 
 
@@ -185,6 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--real", action="store_true", help="the mix on a real broker, about three minutes")
     parser.add_argument("--short", type=int, default=5000, help="tasks of 10 ms of the real mix")
     parser.add_argument("--long", type=int, default=50, help="tasks of 10 s of the real mix")
+    parser.add_argument("--over", type=float, default=0.0, metavar="SECONDS", help="they come at random for so long")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write what came out of the real mix to this file")
     parser.add_argument("--shares", action="store_true", help="how queues share real workers, about two minutes")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long each of the shares is measured")
@@ -203,10 +210,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _tenant(console, Path(place), options.runs, options.backlog, options.tries)
         return 0
     if options.real:
-        return _print_real(console, options.short, options.long, options.json)
+        return _print_real(console, options.short, options.long, options.over, options.json)
     console.print(_tenants())
     console.print(_mixes("10,000 of 10 ms and 100 of 10 s, all at the start", all_at_once(10_000, 100)))
-    console.print(_mixes("at random for a minute, 70 % of the capacity", over_time(60.0, 0.7)))
+    console.print(_mixes("at random for a minute, 70 % of the capacity", over_time(60.0, LOAD)))
     return 0
 
 

@@ -5,6 +5,7 @@ Used by the tests and by `python -m tests.bench.scheduling`, which prints the ta
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -82,6 +83,17 @@ class Mix:
 
 Arrivals = Sequence[tuple[float, float]]
 """(when, how long it runs on a fast worker), in seconds, in order."""
+
+
+def due(arrivals: Arrivals, elapsed: float, first: int) -> range:
+    """Which tasks have come by now.
+
+    Args:
+        arrivals: all tasks.
+        elapsed: seconds since the start.
+        first: the first that was not there before.
+    """
+    return range(first, bisect_right(arrivals, elapsed, lo=first, key=lambda arrival: arrival[0]))
 
 
 def all_at_once(short: int, long: int) -> Arrivals:
