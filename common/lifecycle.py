@@ -279,14 +279,19 @@ class Service:
         self.drain()
 
     def _callback_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """End the service when a callback of ours raises: nobody awaits it, and what it was about is left half done.
+        """End the service when a callback or a task of ours raises: nobody awaits it, and its work is half done.
 
-        A worker that went on would hold tasks that it neither runs nor gives back. Callbacks of libraries are only
-        logged: theirs come from connections that we watch by other means.
+        A worker that went on would hold tasks that it neither runs nor gives back. Callbacks and tasks of libraries are
+        only logged: theirs come from connections that we watch by other means.
         """
-        error = context.get("exception")
+        error, task = context.get("exception"), context.get("future")
         heard = self._failed.is_set()  # only the first is reported
-        if not heard and isinstance(error, Exception) and "handle" in context and _is_ours(error):
+        if heard or not isinstance(error, Exception) or not _is_ours(error):
+            loop.default_exception_handler(context)
+        elif isinstance(task, asyncio.Task):
+            # The garbage collector finds such a task, in whatever thread.
+            loop.call_soon_threadsafe(self.report, task.get_name(), error)
+        elif "handle" in context:
             self.report("event loop", error)
         else:
             loop.default_exception_handler(context)

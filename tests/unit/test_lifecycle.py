@@ -13,6 +13,7 @@ import pytest
 
 from common.background import Background, Periodic, StrayCancellation
 from common.lifecycle import EXIT_CUT_SHORT, EXIT_FAILED, EXIT_OK, EXIT_WORN_OUT, Service, run
+from worker_service.acks import Acks
 from worker_service.runtimes.handover import Handover
 
 Step = Callable[[], Awaitable[None]]
@@ -275,6 +276,26 @@ def test_a_callback_of_ours_that_raises_ends_the_service(fast_loop: bool, caplog
     (crash,) = [record for record in caplog.records if record.levelno == logging.CRITICAL]
     assert crash.exc_info is not None
     assert str(crash.exc_info[1]) == "not [(None, None)]"
+
+
+@pytest.mark.parametrize("fast_loop", [False, True])
+def test_a_task_of_ours_that_nobody_awaits_ends_the_service_when_it_raises(
+    fast_loop: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> int:
+        service = Service("test")
+        ended = asyncio.create_task(service.run())
+        await service.started.wait()
+        forgotten = {asyncio.create_task(Acks(1).add([object()]), name="acks")}  # type: ignore[list-item]
+        for task in forgotten:
+            task.add_done_callback(forgotten.discard)
+        del task
+        async with asyncio.timeout(5):
+            return await ended
+
+    assert run(main, fast_loop=fast_loop) == EXIT_FAILED
+    (crash,) = [record for record in caplog.records if record.levelno == logging.CRITICAL]
+    assert crash.__dict__["part"] == "acks"
 
 
 @pytest.mark.parametrize("fast_loop", [False, True])
