@@ -37,9 +37,10 @@ def queues(names: tuple[str, ...], timeout: float | None, as_json: bool, namespa
     """Show all queues, or these: what waits, comes and goes, and how long it will take.
 
     \b
-    QUEUED   wait in the store          LATER  are scheduled for later
-    OUT      are at workers             OLDEST has waited for so long
-    IN/S, DONE/S  over the last minute  DRAIN  until what is queued is done
+    QUEUED   wait in the store          LATER    are scheduled for later
+    SENT     are on their way           RUNNING  run at a worker
+    OLDEST   has waited for so long     DRAIN    until what is queued is done
+    IN/S, DONE/S  over the last minute
     WORKERS  that serve it, of as many as it would take
     """
     with connected(namespace, as_json=as_json) as client:
@@ -92,13 +93,14 @@ def workers(running: bool, timeout: float | None, as_json: bool, namespace: str 
 
 def _print_queues(reports: Sequence[QueueReport]) -> None:
     columns = width()
-    rows = [("QUEUE", "QUEUED", "LATER", "OUT", "OLDEST", "IN/S", "DONE/S", "DRAIN", "WORKERS")]
+    rows = [("QUEUE", "QUEUED", "LATER", "SENT", "RUNNING", "OLDEST", "IN/S", "DONE/S", "DRAIN", "WORKERS")]
     rows += [
         (
             report.name,
             f"{report.queued:,}",
             f"{report.scheduled:,}",
-            f"{report.dispatched + report.running:,}",
+            f"{report.dispatched:,}",
+            f"{report.running:,}",
             short_span(report.oldest) if report.queued else "-",
             number(report.accepted),
             number(report.finished),
@@ -107,7 +109,7 @@ def _print_queues(reports: Sequence[QueueReport]) -> None:
         )
         for report in reports
     ]
-    heading, *lines = table(rows, columns, shrink=(0,), right=range(1, 9))
+    heading, *lines = table(rows, columns, shrink=(0,), right=range(1, 10))
     click.echo(heading)
     for report, line in zip(reports, lines, strict=True):
         click.echo(coloured(line, "yellow" if report.note else None))
