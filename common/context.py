@@ -177,7 +177,7 @@ class Context:
             counted = (math.nan, math.nan)
         if not all(map(math.isfinite, counted)):
             raise ValueError(f"progress is counted in finite numbers, not {done!r:.50} of {total!r:.50}")
-        said = Progress(*counted, str(note)[:MAX_NOTE], time.time())
+        said = Progress(*counted, _said(note), time.time())
         here.surroundings.progress(here.assignment.lease, said)
 
     def submit(self, task: TaskFunction[..., Any] | Call[Any] | str, /, *args: Any, **kwargs: Any) -> Child:
@@ -224,6 +224,11 @@ def _now() -> TaskContext:
         return current.get()
     except LookupError:
         raise NoTask("no task runs here: ctx is for task functions, while a worker runs them") from None
+
+
+def _said(note: str) -> str:
+    """What is sent of a note: no more than fits, and nothing that UTF-8 cannot say, such as parts of a file's name."""
+    return str(note)[:MAX_NOTE].encode("utf-8", "backslashreplace").decode()[:MAX_NOTE]
 
 
 def _in_a_loop() -> bool:

@@ -39,12 +39,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 from common.options import LONGEST
 
 
 class WarrenError(Exception):
-    """Anything that Warren raises on purpose."""
+    """Anything that Warren raises on purpose. It can be copied and pickled, so it gets out of a pool's process."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[WarrenError], args: tuple[Any, ...], attributes: dict[str, Any]) -> WarrenError:
+    """Make an error again, without the arguments of its class."""
+    error = kind.__new__(kind, *args)
+    error.args = args  # those that are an `OSError`, too, have them from `__init__` only
+    error.__dict__.update(attributes)
+    return error
 
 
 class SettingsError(WarrenError):

@@ -106,6 +106,11 @@ class Service:
         """Whether the service has been asked to end."""
         return self._draining
 
+    @property
+    def failed(self) -> bool:
+        """Whether it ends because something of its own crashed."""
+        return self._failed.is_set()
+
     def on_draining(self, callback: Callable[[], None]) -> None:
         """Call `callback` when draining begins, before any part drains; the health server says so from then on."""
         self._on_draining.append(callback)

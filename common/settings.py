@@ -13,7 +13,7 @@ file named by ``WARREN_<FIELD>_FILE`` instead.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 
@@ -60,8 +60,8 @@ class BrokerSettings(Struct, frozen=True, kw_only=True):
             f"amqp_url {redact_url(self.amqp_url)!r} {fault}"
             for fault in check_amqp_url(self.amqp_url, allow_plaintext=self.allow_plaintext)
         ]
-        if self.tls_ca_file is not None and not Path(self.tls_ca_file).is_file():
-            faults.append(f"tls_ca_file {self.tls_ca_file!r} is not a file")
+        if self.tls_ca_file is not None and not is_there(Path(self.tls_ca_file), Path.is_file):
+            faults.append(f"tls_ca_file {self.tls_ca_file!r} is not a file that can be read")
         return faults
 
     def __repr__(self) -> str:
@@ -145,6 +145,14 @@ def load(
     return settings
 
 
+def is_there(path: Path, is_so: Callable[[Path], bool]) -> bool:
+    """Whether `path` is there and `is_so`; no for what cannot be looked at, or is no path."""
+    try:
+        return is_so(path)
+    except (OSError, ValueError):
+        return False
+
+
 def redacted(settings: Struct) -> dict[str, Any]:
     """The settings by name, with secrets hidden: for logs and for people."""
     types = field_types(type(settings))
@@ -176,6 +184,7 @@ __all__ = [
     "CommonSettings",
     "Port",
     "Seconds",
+    "is_there",
     "load",
     "redact_url",
     "redacted",

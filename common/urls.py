@@ -52,6 +52,8 @@ def check_amqp_url(url: str, *, allow_plaintext: bool) -> list[str]:
         faults.append("has to begin with amqp:// or amqps://")
     if not parts.hostname:
         faults.append("has no host")
+    elif not is_host(parts.hostname):
+        faults.append("has a host that is neither an IP address nor the name of a host")
     if port == 0:
         faults.append("the port has to be 1 to 65535")
     if parts.path.count("/") > 1 and parts.path != "//":

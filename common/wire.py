@@ -21,6 +21,10 @@ from common.options import Backoff, Label, Policy, TaskOptions
 CONTENT_TYPE: Final = "application/json"
 MAX_PACK_BYTES: Final = 1024 * 1024
 """A pack (submission, reply, told) closes at this size; one larger item travels alone, below the size limit."""
+LARGEST_TASK: Final = 8 * 1024 * 1024
+"""Bytes of one task's arguments that schedulers and clients can be told to take, at most."""
+PLAIN: Final = frozenset({int, float, str, bool, type(None)})
+"""The types whose JSON is right. Elsewhere there may be a `msgspec.Raw`, which is written as it is, right or wrong."""
 DEEPEST: Final = 1000
 """Nesting is not counted further than this."""
 MAX_PACK_ITEMS: Final = 1000
@@ -30,6 +34,8 @@ BUNDLE_TASKS: Final = 200
 
 TaskId = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z", max_length=36)]
 TaskName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.:-]*\Z", max_length=128)]
+WorkerId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]+\Z", max_length=64)]
+"""A part of routing keys and queue names."""
 QueueName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z", max_length=64)]
 Priority = Annotated[int, Meta(ge=0, le=9)]
 
@@ -215,7 +221,7 @@ class Reply(Message):
 
     TYPE: ClassVar[str] = "warren.reply.v1"
 
-    worker: Annotated[str, Meta(max_length=64)]
+    worker: WorkerId
     outcomes: list[Outcome]
 
 
@@ -224,7 +230,7 @@ class RawReply(Message):
 
     TYPE: ClassVar[str] = "warren.reply.v1"
 
-    worker: Annotated[str, Meta(max_length=64)]
+    worker: WorkerId
     outcomes: list[Raw]
 
 
@@ -277,7 +283,7 @@ class Beat(Message, omit_defaults=True):
 
     TYPE: ClassVar[str] = "warren.beat.v1"
 
-    worker: str
+    worker: WorkerId
     number: int
     """Counts this worker's beats from 1."""
     queues: Annotated[list[QueueName], Meta(max_length=1000)]
@@ -374,7 +380,7 @@ class WorkerAnswer(Message, omit_defaults=True):
 
     TYPE: ClassVar[str] = "warren.answer.v1"
 
-    worker: Annotated[str, Meta(max_length=64)]
+    worker: WorkerId
     token: str
     data: Raw = EMPTY_KWARGS
     error: str = ""

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 
 from common.broker import BatchConsumer, Connection, Delivery, Publisher
-from common.errors import BrokerError, StoreRefused, WireError
+from common.errors import BrokerError, StoreRefused, StoreUnavailable, WireError
 from common.telemetry import Telemetry
 from common.topology import Topology
 from common.wire import Message
@@ -84,6 +84,11 @@ class Answerer:
                 refused.append(parked_message("request", delivery, "undecodable", str(error)))
             except Refusal as refusal:
                 refused.append(parked_message("request", delivery, refusal.reason, str(refusal)))
+            except (StoreUnavailable, BrokerError):
+                raise
+            except Exception:
+                # A fault of ours: the asker asks again, and those who ask beside it are answered.
+                log.exception("a question cannot be answered", extra={"type": delivery.type})
         if refused:
             await self._store.run(operations.park, refused, time.time())
             for reason, count in Counter(message.reason for message in refused).items():

@@ -30,7 +30,7 @@ from common.questions import Ask, Cancel, Dead, ListTasks
 from common.states import Rules
 from common.telemetry import Telemetry
 from common.topology import Topology
-from common.wire import MAX_PACK_BYTES
+from common.wire import LARGEST_TASK, MAX_PACK_BYTES
 from scheduler_service.answerer import Answerer
 from scheduler_service.auditor import Auditor
 from scheduler_service.briefer import Briefer
@@ -270,7 +270,7 @@ class Scheduler:
             timers=timers,
             tell=teller.tell,
             tell_stored=teller.tell_stored,
-            limits=Limits(settings.max_task_bytes, settings.max_depth, 2 * MAX_PACK_BYTES + settings.max_task_bytes),
+            limits=Limits(settings.max_task_bytes, settings.max_depth, 2 * MAX_PACK_BYTES + LARGEST_TASK),
             result_ttl=settings.result_ttl,
             workers=(*settings.worker_users, consuming.user),
             telemetry=telemetry,
@@ -293,6 +293,7 @@ class Scheduler:
             progressed=flights.progress,
             answered=commander.heard,
             offer=sender.offer,
+            telemetry=telemetry,
         )
         metrics.watch(
             flights,

@@ -55,6 +55,10 @@ class Parked(Struct, frozen=True, gc=False):
     count: int
 
 
+class BeatUnreadable(Struct, frozen=True, gc=False):
+    """A message to the beat exchange could not be read, and was dropped."""
+
+
 class Dispatched(Struct, frozen=True, gc=False):
     """A bundle was confirmed by the broker.
 

@@ -10,8 +10,10 @@ from common.broker import BatchConsumer, Connection, Delivery
 from common.errors import WireError
 from common.ids import new_nonce
 from common.questions import Progress, ProgressReport
+from common.telemetry import Telemetry
 from common.topology import Topology
 from common.wire import Beat, WorkerAnswer, check_type, decode
+from scheduler_service.events import BeatUnreadable
 from scheduler_service.fleet.directory import Directory
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,7 @@ class Listener:
         progressed: given how far tasks are, by lease.
         answered: given what workers answer to commands.
         offer: makes the work queues that workers serve.
+        telemetry: where `BeatUnreadable` goes.
     """
 
     def __init__(
@@ -46,7 +49,9 @@ class Listener:
         progressed: Callable[[Mapping[str, Progress]], None],
         answered: Callable[[WorkerAnswer], None],
         offer: Callable[[Sequence[str]], Awaitable[None]],
+        telemetry: Telemetry,
     ) -> None:
+        self._telemetry = telemetry
         self._directory = directory
         self._asked = asked
         self._heard = heard
@@ -93,6 +98,7 @@ class Listener:
                 beats += 1
             except WireError as error:
                 log.warning("a beat cannot be read", extra={"reason": str(error)})
+                self._telemetry.emit(BeatUnreadable())
         if beats == 0:
             return
         after = set(self._directory.workers)

@@ -8,13 +8,15 @@ from typing import Annotated, Final
 from msgspec import Meta
 
 from common.options import LONGEST
-from common.settings import SECRET, CommonSettings, Port, Seconds
+from common.settings import SECRET, CommonSettings, Port, Seconds, is_there
 from common.urls import redact_url
+from common.wire import LARGEST_TASK
 
 TABLE: Final = "scheduler"
 
 _SQLITE: Final = "sqlite:///"
 _LONGEST_USER: Final = 255
+_LONGEST_PATH: Final = 4000
 
 
 class SchedulerSettings(CommonSettings, frozen=True, kw_only=True):
@@ -47,7 +49,7 @@ class SchedulerSettings(CommonSettings, frozen=True, kw_only=True):
     http_port: Port = 9464
     operators: tuple[str, ...] = ()
     worker_users: tuple[str, ...] = ("worker",)
-    max_task_bytes: Annotated[int, Meta(ge=1024, le=8 * 1024 * 1024)] = 256 * 1024
+    max_task_bytes: Annotated[int, Meta(ge=1024, le=LARGEST_TASK)] = 256 * 1024
     max_depth: Annotated[int, Meta(ge=1, le=500)] = 32
     max_queues: Annotated[int, Meta(ge=1, le=10_000)] = 256
     max_lanes: Annotated[int, Meta(ge=100, le=1_000_000)] = 10_000
@@ -80,7 +82,9 @@ def _check_database_url(url: str) -> str:
         return "has to name a file, or nothing would survive a restart"
     if "?" in file:
         return "has options behind '?', and takes none"
-    if Path(file).is_dir():
+    if not file.isprintable() or len(file.encode(errors="replace")) > _LONGEST_PATH:
+        return f"has no path in it that a file can have ({_LONGEST_PATH} bytes at most, without control characters)"
+    if is_there(Path(file), Path.is_dir):
         return "names a folder; name a file in it"
     return ""
 

@@ -202,6 +202,7 @@ class Worker:
             condition=self._condition,
             interval=settings.beat_interval,
             version=package_version(),
+            crashed=lambda: self.service.failed,
             report=self.service.report,
         )
         self.executor.on_first_start = self.beats.changed
@@ -230,6 +231,7 @@ class Worker:
             self._missed,
             self.commands.take,
             self.commands.refuse,
+            self.telemetry,
         )
         self.health = self._health(handlers)
         self._assemble()

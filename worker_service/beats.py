@@ -67,6 +67,8 @@ class Beats:
         condition: how it is now.
         interval: seconds between two beats.
         version: of this program.
+        crashed: whether the worker ends because it crashed: then it does not say that it leaves, so that its death
+            counts for the tasks that ran, any of which may have been the cause.
         report: told of a crash.
     """
 
@@ -85,6 +87,7 @@ class Beats:
         condition: Callable[[], Condition],
         interval: float,
         version: str,
+        crashed: Callable[[], bool] = lambda: False,
         report: Report | None = None,
     ) -> None:
         self._worker = worker
@@ -98,6 +101,7 @@ class Beats:
         self._condition = condition
         self._interval = interval
         self._version = version
+        self._crashed = crashed
         self._host = socket.gethostname()
         self._started_at = time.time()
         self._number = 0
@@ -144,7 +148,7 @@ class Beats:
         """Send the last beat, which says that this worker is gone, if that is possible within a second."""
         running = self._background.running
         await self._background.stop()
-        if running and not self._left and self._publisher.connected:
+        if running and not self._left and not self._crashed() and self._publisher.connected:
             self._left = True
             await self._send(leaving=True, timeout=_LAST_SECONDS)
 

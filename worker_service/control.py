@@ -11,8 +11,10 @@ from msgspec import Struct
 from common.background import Periodic
 from common.broker import Connection, Consumer, Delivery
 from common.errors import BrokerError, WireError
+from common.telemetry import Telemetry
 from common.topology import Queue
 from common.wire import Control, ControlVerb, check_type, decode
+from worker_service.events import CommandUnreadable
 
 LOOK = 10.0
 """Seconds between two looks at the queue's bindings: they are gone when somebody deletes the exchange."""
@@ -43,6 +45,7 @@ class ControlListener:
         missed: called when it begins to listen, since what was said before was not heard, and when that ends.
         command: called with every other message.
         refuse: called with the token of a command that cannot be understood, and the reason.
+        telemetry: where `CommandUnreadable` goes.
     """
 
     def __init__(
@@ -56,7 +59,9 @@ class ControlListener:
         missed: Callable[[], None],
         command: Callable[[Control], None],
         refuse: Callable[[str, str], None],
+        telemetry: Telemetry,
     ) -> None:
+        self._telemetry = telemetry
         self._command = command
         self._refuse = refuse
         self._probe = probe
@@ -113,6 +118,7 @@ class ControlListener:
     def _not_understood(self, delivery: Delivery, reason: str) -> None:
         """Also a verb of a newer version: a worker does what it knows, and an operator waits for its answer."""
         _log.warning("a control message is ignored", extra={"reason": reason})
+        self._telemetry.emit(CommandUnreadable())
         try:
             check_type(Control, delivery.type)
             known = decode(Unreadable, delivery.body)

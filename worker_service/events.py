@@ -21,6 +21,10 @@ class Received(Struct, frozen=True, gc=False):
     redelivered: bool
 
 
+class CommandUnreadable(Struct, frozen=True, gc=False):
+    """A control message could not be read, and was ignored."""
+
+
 class Undecodable(Struct, frozen=True, gc=False):
     """Something in a work queue could not be decoded, and goes to the dead-letter exchange."""
 

@@ -9,6 +9,7 @@ from prometheus_client import Counter, Gauge
 from common.metrics import COUNTS, LONG_SECONDS, SECONDS, CollectorRegistry, FastHistogram, LabelBound, watch_broker
 from common.telemetry import Telemetry
 from worker_service.events import (
+    CommandUnreadable,
     Completed,
     GivenUp,
     Held,
@@ -64,6 +65,7 @@ class WorkerMetrics:
         self._redelivered = _counter(registry, "redelivered", "Tasks that arrived for a second time.", "queue")
         self._suspects = _counter(registry, "suspects", "Tasks run in a process of their own.", "queue")
         self._undecodable = _counter(registry, "undecodable", "Work that could not be decoded.", "queue")
+        self._unreadable = _counter(registry, "commands_unreadable", "Control messages that could not be read.")
         self._given_up = _counter(registry, "given_up", "Tasks that did not end after their hard timeout.", "queue")
         self._blocked = _counter(registry, "loop_blocked", "Times that a coroutine function blocked the loop.", "task")
         self._ended = _counter(registry, "process_ends", "Processes of the pool that ended.", "reason")
@@ -106,6 +108,7 @@ class WorkerMetrics:
             telemetry.on(event, callback)  # type: ignore[arg-type]
         telemetry.on(Returned, lambda event: self._returned.labels(event.queue, event.reason).inc(event.count))
         telemetry.on(Held, lambda event: self._held.labels(event.queue).inc(event.count))
+        telemetry.on(CommandUnreadable, lambda _: self._unreadable.inc())
         telemetry.on(Undecodable, lambda event: self._undecodable.labels(event.queue).inc())
         telemetry.on(GivenUp, lambda event: self._given_up.labels(event.queue).inc())
         telemetry.on(LoopBlocked, lambda event: self._blocked.labels(self._task(event.task)).inc())

@@ -12,7 +12,7 @@ from msgspec import Raw
 
 from common.errors import TaskTimeout
 from common.options import Policy
-from common.wire import Assignment, ErrorInfo, ErrorKind, Outcome, OutcomeKind, ReturnReason
+from common.wire import PLAIN, Assignment, ErrorInfo, ErrorKind, Outcome, OutcomeKind, ReturnReason
 from worker_service.advice import advise
 from worker_service.arguments import BadArguments, check_depth
 from worker_service.checks import ResultCheck
@@ -22,6 +22,7 @@ MAX_TRACEBACK_BYTES: Final = 32 * 1024
 _MAX_FRAMES: Final = 50
 _HERE: Final = str(Path(__file__).parent)
 _encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
 
 
 class Limits(NamedTuple):
@@ -78,6 +79,8 @@ def encode_result(value: Any, limits: Limits) -> bytes:
         result = _encode(value)
         if b"null" in result and value is not None:
             _refuse_nan(value)
+        if type(value) not in PLAIN:
+            _decode(result)
     except RecursionError:
         raise BadResult("the result is nested too deep, or contains itself") from None
     except Exception as error:  # noqa: BLE001 - the value's own code may run while it is encoded
@@ -178,7 +181,7 @@ def _refuse_nan(value: Any) -> None:
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # noqa: BLE001 - the exception's own code
+    except BaseException:  # noqa: BLE001 - the exception's own code, which may even try to exit
         return "(its text cannot be made)"
 
 
@@ -189,5 +192,5 @@ def _format(error: BaseException) -> str:
         trace = trace.tb_next
     try:
         return "".join(traceback.format_exception(type(error), error, trace, limit=-_MAX_FRAMES))
-    except Exception:  # noqa: BLE001 - the exception's own code
+    except BaseException:  # noqa: BLE001 - the exception's own code
         return ""

@@ -26,7 +26,7 @@ from common.client.aio_handle import AsyncHandle
 from common.client.flow import Flow
 from common.client.handles import BaseHandle
 from common.client.inquiries import Inquiries, Inquiry
-from common.client.messages import CHUNK, MAX_TASK_BYTES, Prepared, prepare, prepare_many
+from common.client.messages import CHUNK, MAX_TASK_BYTES, Prepared, check_limit, prepare, prepare_many
 from common.client.options import NOTHING, Chosen
 from common.client.packs import WINDOW, Pack, Ticket, split
 from common.errors import ClientClosed, InvalidTask, ResultTimeout
@@ -140,7 +140,7 @@ class AsyncClient(AsyncSubmitter, AsyncAdministration):
     Args:
         url: ``amqp://`` or ``amqps://`` URL; by default the setting `amqp_url` (see `common.settings`).
         namespace: the prefix of every name; by default the setting `namespace`.
-        max_task_bytes: bytes of one task's encoded arguments at most; the scheduler has such a limit too.
+        max_task_bytes: bytes of one task's encoded arguments at most, up to 8 MiB; the scheduler has such a limit too.
         settings: any other of `common.settings.ClientSettings`, such as `publish_timeout` in seconds.
 
     Raises:
@@ -158,7 +158,7 @@ class AsyncClient(AsyncSubmitter, AsyncAdministration):
         super().__init__(None)
         given = {"amqp_url": url, "namespace": namespace, **settings}
         loaded = load(ClientSettings, table="client", environ=os.environ, overrides=given)
-        self._max_task_bytes = max_task_bytes
+        self._max_task_bytes = check_limit(max_task_bytes)
         self._flow = Flow(loaded)
 
     def _client(self) -> AsyncClient:

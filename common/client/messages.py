@@ -10,11 +10,21 @@ import msgspec
 from msgspec import Raw, Struct
 
 from common.client.options import checked, declared_by
-from common.errors import InvalidTask
+from common.errors import InvalidTask, SettingsError
 from common.ids import new_task_id
 from common.options import TaskOptions
 from common.tasks import Call, TaskFunction, check_target, check_task_id
-from common.wire import DEFAULT_PRIORITY, DEFAULT_QUEUE, EMPTY_ARGS, EMPTY_KWARGS, TaskMessage, encode, json_depth
+from common.wire import (
+    DEFAULT_PRIORITY,
+    DEFAULT_QUEUE,
+    EMPTY_ARGS,
+    EMPTY_KWARGS,
+    LARGEST_TASK,
+    PLAIN,
+    TaskMessage,
+    encode,
+    json_depth,
+)
 
 MAX_TASK_BYTES: Final = 256 * 1024
 """Arguments of one task, encoded."""
@@ -142,7 +152,32 @@ def _json(name: str, value: tuple[Any, ...] | Mapping[str, Any]) -> bytes:
         raise InvalidTask(f"the arguments of {name!r} nest {depth} deep, {MAX_DEPTH} is allowed")
     if b"null" in raw and not _finite(msgspec.to_builtins(value)):
         raise InvalidTask(f"an argument of {name!r} is NaN or infinite, which JSON cannot say")
+    if not all(type(each) in PLAIN for each in (value.values() if isinstance(value, Mapping) else value)):
+        _check_raw(name, raw, len(value))
     return raw
+
+
+def _check_raw(name: str, raw: bytes, count: int) -> None:
+    """Refuse what a `msgspec.Raw` in the arguments makes of them: nobody could read it, nor what is sent with it."""
+    try:
+        found = len(msgspec.json.decode(raw))
+    except (ValueError, msgspec.MsgspecError) as error:
+        raise InvalidTask(f"an argument of {name!r} is raw JSON, and wrong: {error}") from None
+    if found != count:
+        raise InvalidTask(f"an argument of {name!r} is raw JSON, and wrong: it makes {found} arguments of {count}")
+
+
+def check_limit(max_task_bytes: int) -> int:
+    """The limit of a client, when it is one.
+
+    Raises:
+        SettingsError: it is not.
+    """
+    if not (isinstance(max_task_bytes, int) and 0 < max_task_bytes <= LARGEST_TASK):
+        raise SettingsError(
+            [f"max_task_bytes {max_task_bytes!r} has to be 1 to {LARGEST_TASK}, as with the scheduler's"]
+        )
+    return max_task_bytes
 
 
 def _finite(value: Any) -> bool:

@@ -9,16 +9,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from itertools import count
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from common.client.waiting import ANSWER
-from common.errors import ClientClosed, WireError
-from common.wire import Message, check_type, decode
+from common.errors import ClientClosed, InvalidFilter, WireError
+from common.wire import Message, check_type, decode, encode
 
 M = TypeVar("M", bound=Message)
 
 log = logging.getLogger(__name__)
 
+MAX_QUESTION_BYTES: Final = 1024 * 1024
 PREFIX = "q"
 """Of the correlation ids."""
 NO_ANSWER = "the wait is over: no scheduler has answered; what was asked may have been done"
@@ -31,11 +32,15 @@ class Request(Generic[M]):
         question: what is sent.
         expected: the type of the answer.
         notify: called when the answer is there, or when there will be none.
+
+    Raises:
+        InvalidFilter: it cannot be sent as it is.
     """
 
     __slots__ = ("_answer", "_expected", "_notify", "question")
 
     def __init__(self, question: Message, expected: type[M], notify: Callable[[Request[M]], None]) -> None:
+        _check(question)
         self.question = question
         self._expected = expected
         self._notify = notify
@@ -64,6 +69,16 @@ class Request(Generic[M]):
         if self._answer is None:
             raise ClientClosed("the client was closed while it waited for the scheduler's answer")
         return self._answer
+
+
+def _check(question: Message) -> None:
+    """Refuse here, where its caller hears of it, what would end the connection that all callers share."""
+    try:
+        size = len(encode(question))
+    except UnicodeEncodeError as error:
+        raise InvalidFilter(f"{error.object!r:.100} cannot be sent: it is no text that UTF-8 can say") from None
+    if size > MAX_QUESTION_BYTES:
+        raise InvalidFilter(f"what is asked takes {size:,} bytes, {MAX_QUESTION_BYTES:,} are allowed")
 
 
 class Requests:

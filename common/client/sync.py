@@ -10,12 +10,14 @@ Example::
 # ruff: noqa: SLF001 - client, handles and their watchers are one unit
 from __future__ import annotations
 
+import math
 import os
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from itertools import islice
 from queue import Empty, SimpleQueue
+from threading import TIMEOUT_MAX
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, Unpack, overload
 
@@ -23,7 +25,7 @@ from common.client.core import ClientCore
 from common.client.handles import BaseHandle
 from common.client.inquiries import Inquiries, Inquiry
 from common.client.link import Link
-from common.client.messages import CHUNK, MAX_TASK_BYTES, Prepared, prepare, prepare_many
+from common.client.messages import CHUNK, MAX_TASK_BYTES, Prepared, check_limit, prepare, prepare_many
 from common.client.options import NOTHING, Chosen
 from common.client.packs import WINDOW, Pack, Ticket, split
 from common.client.sync_administration import Administration
@@ -137,7 +139,7 @@ class Client(Submitter, Administration):
     Args:
         url: ``amqp://`` or ``amqps://`` URL; by default the setting `amqp_url` (see `common.settings`).
         namespace: the prefix of every name; by default the setting `namespace`.
-        max_task_bytes: bytes of one task's encoded arguments at most; the scheduler has such a limit too.
+        max_task_bytes: bytes of one task's encoded arguments at most, up to 8 MiB; the scheduler has such a limit too.
         settings: any other of `common.settings.ClientSettings`, such as `publish_timeout` in seconds.
 
     Raises:
@@ -155,7 +157,7 @@ class Client(Submitter, Administration):
         super().__init__(None)
         given = {"amqp_url": url, "namespace": namespace, **settings}
         loaded = load(ClientSettings, table="client", environ=os.environ, overrides=given)
-        self._max_task_bytes = max_task_bytes
+        self._max_task_bytes = check_limit(max_task_bytes)
         self._link = Link(loaded)
         weakref.finalize(self, self._link.abandon).atexit = False
 
@@ -320,6 +322,7 @@ class Client(Submitter, Administration):
 def _next(queue: SimpleQueue[T], deadline: float | None, task_id: str, otherwise: str) -> T:
     """The next item, or `ResultTimeout` at the deadline (monotonic seconds)."""
     try:
-        return queue.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+        left = math.inf if deadline is None else max(0.0, deadline - time.monotonic())
+        return queue.get(timeout=left if left < TIMEOUT_MAX else None)
     except Empty:
         raise ResultTimeout(f"the wait is over: {otherwise}", task_id) from None

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, SimpleQueue
+from threading import TIMEOUT_MAX
 from typing import TypeVar, Unpack
 
 from common.client.filters import Which, filters
@@ -104,7 +105,7 @@ class Questions:
         with self._link.use() as core:
             core.requests.add(request, time.monotonic())
         try:
-            answered.get(timeout=timeout)
+            answered.get(timeout=timeout if timeout is not None and timeout < TIMEOUT_MAX else None)
         except Empty:
             raise ResultTimeout(NO_ANSWER) from None
         finally:

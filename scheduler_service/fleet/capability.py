@@ -77,8 +77,9 @@ class Capability:
 
     def why_not(self, lane: Lane) -> str:
         """Why no live worker can run `lane`, in a sentence; empty when one can."""
+        ability = self.of(lane)
         serving = self._workers(lane.queue)
-        if self.of(lane).serves is not Serves.NONE and any(_knows(worker, lane) for worker in serving):
+        if ability.serves is not Serves.NONE and any(_knows(worker, lane) for worker in serving):
             return ""
         if not serving:
             return f"no live worker serves the queue {lane.queue!r}"

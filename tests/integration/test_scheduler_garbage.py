@@ -84,7 +84,7 @@ BAD_SUBMISSIONS: dict[str, tuple[str, bytes, dict[str, Any]]] = {
     "a foreign reply_to": ("foreign_reply_to", submission(task()), {"reply_to": "amq.gen-somebody"}),
     "the reply queue as reply_to": ("foreign_reply_to", submission(task()), {"reply_to": "NAMESPACE.reply"}),
     "dead-lettered": ("dead_lettered", submission(task()), {"headers": {"x-death": "[{count: 1}]"}}),
-    "too large": ("too_large", b'{"tasks":[],"padding":"' + b"x" * 5_000_000 + b'"}', {}),
+    "too large": ("too_large", b'{"tasks":[],"padding":"' + b"x" * 11_000_000 + b'"}', {}),
     "an id that is no id": ("undecodable", submission(task(id="../../etc/passwd")), {}),
     "a function that is no name": ("undecodable", submission(task(task="os.system('true')")), {}),
     "a queue that is no name": ("undecodable", submission(task(queue="#")), {}),
@@ -357,6 +357,8 @@ BAD_BEATS: dict[str, bytes] = {
     "a queue that is no name": json.dumps(GOOD_BEAT | {"queues": ["#"]}).encode(),
     "a thousand million slots": json.dumps(GOOD_BEAT | {"slots": 10**9}).encode(),
     "less than no slots": json.dumps(GOOD_BEAT | {"slots": -5}).encode(),
+    "a worker with a name of 300": json.dumps(GOOD_BEAT | {"worker": "w" * 300, "asking": "1"}).encode(),
+    "a worker that is no name": json.dumps(GOOD_BEAT | {"worker": "#"}).encode(),
     "too many queues": json.dumps(GOOD_BEAT | {"queues": [f"q{n}" for n in range(2000)]}).encode(),
 }
 

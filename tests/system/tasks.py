@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 from common import ctx, task
+from common.context import current
+from common.questions import Progress
 from tests.support.effects import record
 
 
@@ -127,6 +129,15 @@ async def exit_at_once(key: int) -> None:
     """End the process without any cleaning up, with a code that looks like success."""
     record(key)
     os._exit(0)
+
+
+@task
+async def crash_service(key: int) -> None:
+    """Make a part of the worker itself raise: what it is to send cannot be encoded."""
+    record(key)
+    here = current.get()
+    here.surroundings.progress(here.assignment.lease, Progress(1.0, 2.0, "\ud800", time.time()))
+    await asyncio.sleep(60)
 
 
 @task

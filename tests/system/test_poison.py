@@ -37,6 +37,22 @@ def test_poison(poison: str, start_cluster: StartCluster, note: Note) -> None:
     note(verdict)
 
 
+def test_a_task_that_crashes_a_part_of_its_worker(start_cluster: StartCluster, note: Note) -> None:
+    """A worker that ends because of its own fault counts as dead, although it ends in good order."""
+    at = 30
+
+    def make(key: int) -> tuple[Call[int], Expected]:
+        return (Call("crash_service", (key,)), Expected(key, error_kind="exception")) if key == at else squares(key)
+
+    cluster = start_cluster(workers=2, scheduler={"WARREN_DEAD_AFTER": "4", "WARREN_RESCUE_INTERVAL": "1"})
+    cluster.load(make, 100, chunk=50, window=100).join(60)
+
+    verdict = cluster.assert_nothing_lost(allowed=("a part crashed",))
+    assert verdict.succeeded == 99
+    assert cluster.effects.runs()[at] == 2, "once beside others, once in a process of its own"
+    note(verdict)
+
+
 def test_many_poisons(start_cluster: StartCluster, note: Note) -> None:
     """Five different killers at the same time convict nobody else."""
     killers = dict(zip(range(40, 240, 40), (*POISONS, POISONS[0]), strict=True))

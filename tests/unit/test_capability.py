@@ -80,6 +80,13 @@ def test_it_says_why_nobody_can() -> None:
     assert "take no tasks of their own" in capability.why_not(of(requires=["gpu"]))
 
 
+def test_it_says_why_of_a_worker_that_has_just_gone() -> None:
+    directory, capability = fleet(worker("a", "t"))
+    assert capability.why_not(of(task="t")) == ""
+    directory.hear(replace(worker("a", "t"), number=2, leaving=True), NOW)
+    assert capability.why_not(of("default", task="t")) == "no live worker serves the queue 'default'"
+
+
 def test_answers_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scheduler_service.fleet.capability.REMEMBERED", 10)
     _, capability = fleet(worker("a", "t"))

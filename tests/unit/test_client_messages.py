@@ -7,10 +7,12 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Raw
 
+from common import AsyncClient, Client
 from common.client.messages import MAX_DEPTH, message, prepare, prepare_many
 from common.client.options import Chosen
-from common.errors import InvalidTask
+from common.errors import InvalidTask, SettingsError
 from common.ids import new_task_id
 from common.options import TaskOptions
 from common.tasks import Call, Registry, call, task
@@ -63,6 +65,11 @@ def itself() -> list[Any]:
         (nested(100_000), "deep"),
         (itself(), "deep"),
         ("x" * 300_000, "262,144 are allowed"),
+        (Raw(b"{nope"), "raw JSON, and wrong"),
+        ({"a": [Raw(b"}}")]}, "raw JSON, and wrong"),
+        (Raw(b""), "raw JSON, and wrong"),
+        (Raw(b"1e999"), "raw JSON, and wrong"),
+        (Raw(b'"\xff"'), "raw JSON, and wrong"),
     ],
 )
 def test_what_json_cannot_say_is_refused(argument: Any, reason: str) -> None:
@@ -77,6 +84,15 @@ def test_what_only_looks_wrong_is_taken() -> None:
     message(call("t", "[" * 1000))
     message(call("t", [[]] * 1000))
     message(call("t", None, "null", [None], 1.5))
+    assert bytes(message(call("t", Raw(b'{"a": 1}'))).args) == b'[{"a": 1}]'
+
+
+@pytest.mark.parametrize("limit", [0, -1, 8 * 1024 * 1024 + 1, "many", 1.5])
+def test_a_client_s_limit_is_one_that_a_scheduler_can_have(limit: Any) -> None:
+    with pytest.raises(SettingsError, match="max_task_bytes"):
+        Client("amqp://localhost", max_task_bytes=limit)
+    with pytest.raises(SettingsError, match="max_task_bytes"):
+        AsyncClient("amqp://localhost", max_task_bytes=limit)
 
 
 @pytest.mark.parametrize(

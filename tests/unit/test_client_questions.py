@@ -186,3 +186,11 @@ def test_attempts_that_are_told_or_not_are_no_update() -> None:
     assert changes.take(TaskStatus("t", "scheduled", failures=1, attempts=[AttemptRecord(1, 5.0)])) is not None
     assert changes.take(TaskStatus("t", "scheduled", failures=1)) is None
     assert changes.take(TaskStatus("t", "scheduled", failures=2)) is not None
+
+
+def test_a_question_that_would_end_the_connection_of_all_is_refused_to_its_caller() -> None:
+    core = ClientCore(30.0)
+    for where, reason in ((Filter(task="\ud800"), "UTF-8"), (Filter(labels={"a": "x" * 2_000_000}), "bytes")):
+        with pytest.raises(InvalidFilter, match=reason):
+            Request(ListTasks(where), Statuses, lambda _: None)
+    assert not list(core.asks(0.0))

@@ -82,6 +82,10 @@ def test_progress_is_bounded_and_finite(here: TaskContext, surroundings: Surroun
     ((lease, said),) = surroundings.reports
     assert lease == "the lease"
     assert (said.done, said.total, said.note) == (1.0, 10.0, "x" * 200)
+    ctx.progress(1, note="\udcff.txt")
+    _, said = surroundings.reports[-1]
+    assert said.note == "\\udcff.txt", "a file's name that is not UTF-8"
+    assert encode(said)
     assert decode(Progress, encode(said)) == said
     wrong: Any
     for wrong in (float("nan"), float("inf"), 10**400, None):

@@ -42,6 +42,8 @@ def named(environ: dict[str, str]) -> dict[str, str]:
         ("sqlite:///file:x?mode=memory&uri=true", "has to name a file"),
         ("sqlite:///warren.db?mode=ro", "takes none"),
         ("sqlite:///.", "names a folder"),
+        (f"sqlite:///{'x' * 5000}", "has no path in it"),
+        ("sqlite:///a\x07b.db", "has no path in it"),
     ],
 )
 def test_the_store_has_to_be_a_file(url: str, expected: str) -> None:

@@ -59,6 +59,10 @@ def test_results_that_are_json(value: Any, raw: bytes) -> None:
         (deep(33), "nested deeper than 32"),
         (deep(1_000_000), "nested too deep"),  # 100,000 levels are too few for Python 3.14
         (cycle(), "contains itself"),
+        (msgspec.Raw(b"{nope"), "not JSON"),
+        ({"a": msgspec.Raw(b"}}")}, "not JSON"),
+        (msgspec.Raw(b""), "not JSON"),
+        ([msgspec.Raw(b'"\xff"')], "not JSON"),
     ],
 )
 def test_results_that_cannot_be_sent(value: Any, says: str) -> None:
@@ -142,6 +146,16 @@ def test_an_exception_without_text_is_a_failure_like_any_other() -> None:
     outcome = failed(WORK, ErrorKind.EXCEPTION, Unprintable(), 0.1)
     assert outcome.error is not None
     assert outcome.error.type == "Unprintable"
+
+
+def test_an_exception_whose_text_tries_to_exit_is_one_too() -> None:
+    class Leaving(Exception):
+        def __str__(self) -> str:
+            raise SystemExit
+
+    outcome = failed(WORK, ErrorKind.EXCEPTION, Leaving(), 0.1)
+    assert outcome.error is not None
+    assert outcome.error.type.endswith("Leaving")
 
 
 @pytest.mark.parametrize("text", ["x" * 1_000_000, "é" * 100_000, "\ud800" * 50_000, "\x00" * 20_000])

@@ -106,7 +106,13 @@ class Fleet:
             consuming,
             lambda: self._topology.control_queue(worker, "simulated"),
             beats.probe,
-            *[nothing] * 6,
+            renew=nothing,
+            cancel=nothing,
+            mark=nothing,
+            missed=nothing,
+            command=nothing,
+            refuse=nothing,
+            telemetry=self._telemetry,
         )
         for part in (control, beats):
             await part.start()
