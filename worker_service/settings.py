@@ -77,7 +77,7 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
             faults.append("modules is empty: name the modules with your task functions, `warren worker myapp.tasks`")
         faults += [
             f"modules has {module!r}, which is not a module's import name, like myapp.tasks"
-            for module in self.modules
+            for module in dict.fromkeys(self.modules)
             if not all(part.isidentifier() for part in module.split("."))
         ]
         faults += [

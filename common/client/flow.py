@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from common.client.aio_session import AsyncSession
 
 _SHORTEST: Final = 0.01
+_ANOTHER_LOOP: Final = "this client belongs to another event loop; make one for each loop"
 
 
 class Flow:
@@ -45,7 +46,7 @@ class Flow:
         """
         loop = asyncio.get_running_loop()
         if self._loop is not loop and self._loop is not None:
-            raise RuntimeError("this client belongs to another event loop; make one for each loop")
+            raise RuntimeError(_ANOTHER_LOOP)
         if self.core.closed:
             raise ClientClosed("the client is closed")
         if self._session is None:
@@ -60,11 +61,17 @@ class Flow:
             self._loop.call_soon(self._work)
 
     async def close(self) -> None:
-        """Close the connection; callers that wait get `ClientClosed`. May be called again."""
+        """Close the connection; callers that wait get `ClientClosed`. May be called again.
+
+        Raises:
+            RuntimeError: the client belongs to another event loop, which still goes on.
+        """
+        if self._loop is not None and self._loop is not asyncio.get_running_loop() and not self._loop.is_closed():
+            raise RuntimeError(_ANOTHER_LOOP)
         self.core.close()
         if self._timer is not None:
             self._timer.cancel()
-        if self._session is not None:
+        if self._session is not None and self._loop is asyncio.get_running_loop():
             await self._session.stop()
 
     def _open(self) -> AsyncSession:

@@ -47,6 +47,8 @@ def message(call: Call[Any], chosen: TaskOptions | None = None, *, max_bytes: in
     Raises:
         InvalidTask: the name, an option or an argument cannot be sent; nothing was sent.
     """
+    if not isinstance(call, Call):
+        raise InvalidTask(f"tasks are made by common.call(...), not by a {type(call).__name__}")
     task = call.task
     if isinstance(task, TaskFunction):
         name, queue, priority, declared = task.name, task.queue, task.priority, declared_by(task)

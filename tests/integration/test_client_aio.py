@@ -270,3 +270,15 @@ def test_the_async_client_does_not_import_pika(scheduler: StandIn, broker: Broke
     )
     assert (ended.returncode, ended.stdout.strip(), ended.stderr) == (0, "3", "")
     eventually(lambda: len(scheduler.tasks) == 1)
+
+
+def test_a_client_that_one_event_loop_left_open_can_be_closed_in_the_next() -> None:
+    client = AsyncClient("amqp://127.0.0.1:1")
+
+    async def use() -> None:
+        await client.__aenter__()
+
+    asyncio.run(use())
+    asyncio.run(client.close())
+    with pytest.raises(RuntimeError, match="another event loop"):
+        asyncio.run(use())

@@ -112,6 +112,7 @@ async def test_bad_submissions_are_parked_each_with_its_reason(
 
 BAD_TASKS: dict[str, tuple[str, bytes]] = {
     "too large": ("too_large", b'["' + b"x" * 300_000 + b'"]'),
+    "far too large": ("too_large", b'["' + b"x" * 4_000_000 + b'"]'),
     "nested 33 deep": ("too_deep", b"[" * 33 + b"1," * 20 + b"1" + b"]" * 33),
     "invalid UTF-8": ("undecodable", b'["\xff\xfe"]'),
     "no array": ("undecodable", b'"[1]"'),

@@ -84,7 +84,7 @@ def test_it_says_why_of_a_worker_that_has_just_gone() -> None:
     directory, capability = fleet(worker("a", "t"))
     assert capability.why_not(of(task="t")) == ""
     directory.hear(replace(worker("a", "t"), number=2, leaving=True), NOW)
-    assert capability.why_not(of("default", task="t")) == "no live worker serves the queue 'default'"
+    assert capability.why_not(of(task="t")) == "no live worker serves the queue 'q'"
 
 
 def test_answers_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

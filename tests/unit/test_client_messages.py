@@ -99,6 +99,7 @@ def test_a_client_s_limit_is_one_that_a_scheduler_can_have(limit: Any) -> None:
     "wrong",
     [
         Call(5),  # type: ignore[arg-type]
+        5,
         Call("no spaces"),
         Call("t", queue=["a"]),  # type: ignore[arg-type]
         Call("t", priority=4.0),  # type: ignore[arg-type]
