@@ -15,7 +15,7 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import Connection, StaticPool, create_engine
 
 from common.quotas import Quota, Scope
 from common.wire import Assignment, Beat
@@ -96,7 +96,8 @@ class Fleet:
         self.quotas: dict[tuple[Scope, str], Quota] = {}
         self._unheard: list[tuple[Job, float]] = []
         self._out: dict[int, ClaimedTask] = {}
-        engine = create_engine("sqlite://")
+        # Any thread may collect a fleet, and closes the connection then.
+        engine = create_engine("sqlite://", connect_args={"check_same_thread": False}, poolclass=StaticPool)
         recent.create(engine)
         self._store = engine.connect()
         weakref.finalize(self, _close, self._store)
