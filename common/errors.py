@@ -168,11 +168,13 @@ class Retry(WarrenError):
         raise Retry(after=30) from error
     """
 
+    after: float | None = None
+
     def __init__(self, after: float | timedelta | None = None, message: str = "") -> None:
         seconds = after.total_seconds() if isinstance(after, timedelta) else after
         if seconds is not None and not (isinstance(seconds, (int, float)) and 0 <= seconds <= LONGEST):
             raise ValueError(f"after is a number of seconds from 0 to {LONGEST:.0f} or a timedelta, not {after!r}")
-        self.after = seconds
+        self.after = None if seconds is None else float(seconds)
         super().__init__(message or f"asked to be run again{'' if seconds is None else f' after {seconds:g} s'}")
 
 

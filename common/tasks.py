@@ -316,8 +316,10 @@ def check_task_id(task_id: str) -> None:
     Raises:
         InvalidTask: it has another form.
     """
-    if not isinstance(task_id, str) or not TASK_ID.fullmatch(task_id):
-        raise InvalidTask(f"{_short(task_id)} cannot be a task id: a UUID in lower case with its hyphens")
+    if type(task_id) is not str or not TASK_ID.fullmatch(task_id):
+        raise InvalidTask(
+            f"{_short(task_id)} cannot be a task id: a plain string, a UUID in lower case with its hyphens"
+        )
 
 
 def is_coroutine(function: Callable[..., Any]) -> bool:

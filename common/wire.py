@@ -392,6 +392,18 @@ _encoder = msgspec.json.Encoder()
 _decoders: dict[type[Struct], msgspec.json.Decoder[Any]] = {}
 
 
+def read_raw(value: Any) -> Any:
+    """What a `msgspec.Raw` says: the ``enc_hook`` of `msgspec.to_builtins`, which does not take any.
+
+    Raises:
+        TypeError: this is none.
+        msgspec.DecodeError: it is not JSON.
+    """
+    if not isinstance(value, Raw):
+        raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+    return msgspec.json.decode(value)
+
+
 def encode(message: Struct) -> bytes:
     """`message` as JSON bytes."""
     return _encoder.encode(message)

@@ -24,6 +24,9 @@ When: TypeAlias = float | datetime
 Raised: TypeAlias = type[BaseException] | str
 """An exception type, or its name with or without its module."""
 
+_FAR_OFF: Final = 1e12
+"""Seconds; no point in time is further from the epoch."""
+
 EQUAL: Final = "="
 """What `unique=True` stands for until the arguments are known: the same function with the same arguments."""
 
@@ -140,6 +143,9 @@ def moment(name: str, value: When) -> float:
     if not isinstance(value, datetime):
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise InvalidTask(f"{name} is a datetime or seconds since the epoch, not {_short(value)}")
+        # JSON cannot say NaN and the infinities: it would be as if nothing had been said.
+        if not -_FAR_OFF < value < _FAR_OFF:
+            raise InvalidTask(f"{name} is {value!r:.50}, which is no point in time")
         return float(value)
     if value.tzinfo is None:
         raise InvalidTask(f"{name} is {value.isoformat()} without a time zone; write datetime(..., tzinfo=UTC)")

@@ -7,18 +7,21 @@ Both functions never raise: whatever a task function does, also `SystemExit`, `K
 from __future__ import annotations
 
 import asyncio
+import logging
 from time import perf_counter
 
 from common import failpoints
 from common.context import TaskContext, current
 from common.errors import Fail, Retry, TaskTimeout
-from common.options import policy_of
+from common.options import LONGEST, policy_of
 from common.wire import ErrorKind, Outcome
 from worker_service.advice import advise
 from worker_service.arguments import BadArguments
 from worker_service.handlers import Handler
 from worker_service.interrupts import CoroutineInterrupt, SignalInterrupt, ThreadInterrupt
-from worker_service.results import Limits, failed, succeeded
+from worker_service.results import Limits, failed, failure, succeeded
+
+_log = logging.getLogger(__name__)
 
 
 async def run_coroutine(
@@ -76,12 +79,23 @@ def run_plain(
 
 
 def _classified(context: TaskContext, handler: Handler, error: BaseException, seconds: float) -> Outcome:
-    """The outcome of a task function that raised."""
-    after = error.after if isinstance(error, Retry) else None
-    kind = _kind(error)
-    outcome = failed(context.assignment, kind, error, seconds)
-    outcome.advice = advise(policy_of(context.assignment.policy, handler.policy), kind, type(error), after)
+    """The outcome of a task function that raised, whatever the exception's own code does."""
+    try:
+        after = _wait(error) if isinstance(error, Retry) else None
+        kind = _kind(error)
+        outcome = failed(context.assignment, kind, error, seconds)
+        outcome.advice = advise(policy_of(context.assignment.policy, handler.policy), kind, type(error), after)
+    except BaseException:  # noqa: BLE001 - without an outcome it would hold its slot for ever
+        _log.exception("an exception cannot be looked at", extra={"task_id": context.assignment.id})
+        text = "it raised what cannot be looked at"
+        return failure(context.assignment, ErrorKind.EXCEPTION, "Exception", text, seconds=seconds)
     return outcome
+
+
+def _wait(error: Retry) -> float | None:
+    """The seconds it asks for, if they are any: its class may have another `__init__`, and anybody may set them."""
+    after = error.after
+    return float(after) if isinstance(after, (int, float)) and 0 <= after <= LONGEST else None
 
 
 def _kind(error: BaseException) -> ErrorKind:

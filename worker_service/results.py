@@ -12,7 +12,7 @@ from msgspec import Raw
 
 from common.errors import TaskTimeout
 from common.options import Policy
-from common.wire import PLAIN, Assignment, ErrorInfo, ErrorKind, Outcome, OutcomeKind, ReturnReason
+from common.wire import PLAIN, Assignment, ErrorInfo, ErrorKind, Outcome, OutcomeKind, ReturnReason, read_raw
 from worker_service.advice import advise
 from worker_service.arguments import BadArguments, check_depth
 from worker_service.checks import ResultCheck
@@ -175,12 +175,12 @@ def safe(text: str, limit: int) -> str:
 
 def _refuse_nan(value: Any) -> None:
     """msgspec writes NaN and the infinities as null, which would be a wrong result and not an error."""
-    json.dumps(msgspec.to_builtins(value, str_keys=True), allow_nan=False)
+    json.dumps(msgspec.to_builtins(value, str_keys=True, enc_hook=read_raw), allow_nan=False)
 
 
 def _text(error: BaseException) -> str:
     try:
-        return str(error)
+        return str.__str__(str(error))  # not of a type of its own
     except BaseException:  # noqa: BLE001 - the exception's own code, which may even try to exit
         return "(its text cannot be made)"
 

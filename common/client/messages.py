@@ -24,6 +24,7 @@ from common.wire import (
     TaskMessage,
     encode,
     json_depth,
+    read_raw,
 )
 
 MAX_TASK_BYTES: Final = 256 * 1024
@@ -61,6 +62,8 @@ def message(call: Call[Any], chosen: TaskOptions | None = None, *, max_bytes: in
     if call.priority is not None:
         priority = call.priority
     _check_target(name, queue, priority)
+    if type(name) is not str or type(queue) is not str:  # an enum's member, or another library's kind of string
+        name, queue = str.__str__(name), str.__str__(queue)
     task_id = call.task_id
     if task_id is None:
         task_id = new_task_id()
@@ -152,10 +155,10 @@ def _json(name: str, value: tuple[Any, ...] | Mapping[str, Any]) -> bytes:
     # The exact depth is counted only where it could be too deep, and NaN looked for only where it could be.
     if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and (depth := json_depth(raw)) > MAX_DEPTH:
         raise InvalidTask(f"the arguments of {name!r} nest {depth} deep, {MAX_DEPTH} is allowed")
-    if b"null" in raw and not _finite(msgspec.to_builtins(value)):
-        raise InvalidTask(f"an argument of {name!r} is NaN or infinite, which JSON cannot say")
     if not all(type(each) in PLAIN for each in (value.values() if isinstance(value, Mapping) else value)):
         _check_raw(name, raw, len(value))
+    if b"null" in raw and not _finite(msgspec.to_builtins(value, enc_hook=read_raw)):
+        raise InvalidTask(f"an argument of {name!r} is NaN or infinite, which JSON cannot say")
     return raw
 
 

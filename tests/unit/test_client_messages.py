@@ -85,6 +85,21 @@ def test_what_only_looks_wrong_is_taken() -> None:
     message(call("t", [[]] * 1000))
     message(call("t", None, "null", [None], 1.5))
     assert bytes(message(call("t", Raw(b'{"a": 1}'))).args) == b'[{"a": 1}]'
+    assert bytes(message(call("t", Raw(b'{"a":null}'), None)).args) == b'[{"a":null},null]'
+
+
+class Text(str):
+    """A kind of string that is not exactly one, as libraries have them; msgspec refuses to write it."""
+
+
+def test_names_that_are_a_kind_of_string_are_taken_and_ids_are_not() -> None:
+    sent = message(call(Text("t")).options(queue=Text("q")))
+    assert (type(sent.task), type(sent.queue)) == (str, str)
+    assert encode(sent)
+    with pytest.raises(InvalidTask, match="plain string"):
+        message(call("t").options(task_id=Text(new_task_id())))
+    with pytest.raises(InvalidTask, match="plain string"):
+        Client("amqp://localhost").handle(Text(new_task_id()))
 
 
 @pytest.mark.parametrize("limit", [0, -1, 8 * 1024 * 1024 + 1, "many", 1.5])

@@ -56,6 +56,9 @@ def test_filters_are_said_in_plain_words() -> None:
         ({"queue": 5}, "queue"),
         ({"since": datetime(2030, 1, 1)}, "without a time zone"),  # noqa: DTZ001
         ({"ids": ["x"]}, "cannot be a task id"),
+        ({"since": float("nan")}, "no point in time"),
+        ({"until": float("inf")}, "no point in time"),
+        ({"since": 10**400}, "no point in time"),
     ],
 )
 def test_what_no_task_can_be_is_refused(words: dict[str, Any], reason: str) -> None:

@@ -38,6 +38,8 @@ def cycle() -> list[Any]:
         ("null", b'"null"'),
         ([None, {1, 2}], b"[null,[1,2]]"),
         ({1: "x", "null": None}, b'{"1":"x","null":null}'),
+        (msgspec.Raw(b"null"), b"null"),
+        ([msgspec.Raw(b"[1,null]"), None], b"[[1,null],null]"),
     ],
 )
 def test_results_that_are_json(value: Any, raw: bytes) -> None:
