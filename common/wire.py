@@ -23,8 +23,6 @@ MAX_PACK_BYTES: Final = 1024 * 1024
 """A pack (submission, reply, told) closes at this size; one larger item travels alone, below the size limit."""
 LARGEST_TASK: Final = 8 * 1024 * 1024
 """Bytes of one task's arguments that schedulers and clients can be told to take, at most."""
-PLAIN: Final = frozenset({int, float, str, bool, type(None)})
-"""The types whose JSON is right. Elsewhere there may be a `msgspec.Raw`, which is written as it is, right or wrong."""
 DEEPEST: Final = 1000
 """Nesting is not counted further than this."""
 MAX_PACK_ITEMS: Final = 1000
@@ -390,18 +388,6 @@ M = TypeVar("M", bound=Struct)
 
 _encoder = msgspec.json.Encoder()
 _decoders: dict[type[Struct], msgspec.json.Decoder[Any]] = {}
-
-
-def read_raw(value: Any) -> Any:
-    """What a `msgspec.Raw` says: the ``enc_hook`` of `msgspec.to_builtins`, which does not take any.
-
-    Raises:
-        TypeError: this is none.
-        msgspec.DecodeError: it is not JSON.
-    """
-    if not isinstance(value, Raw):
-        raise TypeError(f"{type(value).__name__} cannot be written as JSON")
-    return msgspec.json.decode(value)
 
 
 def encode(message: Struct) -> bytes:

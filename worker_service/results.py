@@ -12,7 +12,8 @@ from msgspec import Raw
 
 from common.errors import TaskTimeout
 from common.options import Policy
-from common.wire import PLAIN, Assignment, ErrorInfo, ErrorKind, Outcome, OutcomeKind, ReturnReason, read_raw
+from common.raw import PLAIN, read_raw
+from common.wire import Assignment, ErrorInfo, ErrorKind, Outcome, OutcomeKind, ReturnReason
 from worker_service.advice import advise
 from worker_service.arguments import BadArguments, check_depth
 from worker_service.checks import ResultCheck

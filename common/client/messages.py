@@ -13,6 +13,7 @@ from common.client.options import checked, declared_by
 from common.errors import InvalidTask, SettingsError
 from common.ids import new_task_id
 from common.options import TaskOptions
+from common.raw import PLAIN, read_raw
 from common.tasks import Call, TaskFunction, check_target, check_task_id
 from common.wire import (
     DEFAULT_PRIORITY,
@@ -20,11 +21,9 @@ from common.wire import (
     EMPTY_ARGS,
     EMPTY_KWARGS,
     LARGEST_TASK,
-    PLAIN,
     TaskMessage,
     encode,
     json_depth,
-    read_raw,
 )
 
 MAX_TASK_BYTES: Final = 256 * 1024
