@@ -77,9 +77,8 @@ class Capability:
 
     def why_not(self, lane: Lane) -> str:
         """Why no live worker can run `lane`, in a sentence; empty when one can."""
-        ability = self.of(lane)
         serving = self._workers(lane.queue)
-        if ability.serves is not Serves.NONE and any(_knows(worker, lane) for worker in serving):
+        if self.of(lane).serves is not Serves.NONE and any(_knows(worker, lane) for worker in serving):
             return ""
         if not serving:
             return f"no live worker serves the queue {lane.queue!r}"
@@ -109,6 +108,7 @@ class Capability:
         return Ability(Serves.SOME, direct) if direct else _NONE
 
     def _workers(self, queue: str) -> list[Worker]:
+        self._look()
         # One whose connection is gone counts until it is given up: within a second it is back, or it is dead.
         names = self._serving.get(queue)
         workers = self._directory.workers
