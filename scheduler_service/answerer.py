@@ -6,8 +6,6 @@ Only the owner is answered about a task; to others it does not exist, except to 
 from __future__ import annotations
 
 import logging
-import time
-from collections import Counter
 from collections.abc import Collection, Mapping
 
 from common.broker import BatchConsumer, Connection, Delivery, Publisher
@@ -15,9 +13,8 @@ from common.errors import BrokerError, StoreRefused, StoreUnavailable, WireError
 from common.telemetry import Telemetry
 from common.topology import Topology
 from common.wire import Message
-from scheduler_service import operations
 from scheduler_service.asking import Answer, Asker
-from scheduler_service.events import Parked
+from scheduler_service.parking import Parking
 from scheduler_service.reception import Refusal, check_reply_to, parked_message
 from scheduler_service.storage.parked import ParkedMessage
 from scheduler_service.storage.store import Store
@@ -56,11 +53,12 @@ class Answerer:
         self._connection = connection
         self._publisher = publisher
         self._topology = topology
-        self._store = store
         self._answers = answers
         self._operators = frozenset(operators)
-        self._telemetry = telemetry
-        self.consumer = BatchConsumer(connection, topology.request, self._handle, prefetch=PREFETCH)
+        self._parking = Parking("request", store, telemetry)
+        self.consumer = BatchConsumer(
+            connection, topology.request, self._handle, prefetch=PREFETCH, give_up=self._parking.give_up
+        )
 
     async def start(self) -> None:
         """Start answering."""
@@ -89,10 +87,7 @@ class Answerer:
             except Exception:
                 # A fault of ours: the asker asks again, and those who ask beside it are answered.
                 log.exception("a question cannot be answered", extra={"type": delivery.type})
-        if refused:
-            await self._store.run(operations.park, refused, time.time())
-            for reason, count in Counter(message.reason for message in refused).items():
-                self._telemetry.emit(Parked("request", reason, count))
+        await self._parking.park(refused)
 
     async def _answer(self, delivery: Delivery) -> None:
         answer = self._answers.get(delivery.type or "")

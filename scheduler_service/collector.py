@@ -8,21 +8,17 @@ judged here: whether their holder is dead or merely cut off is for the rescuer t
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from common.broker import BatchConsumer, Connection, Delivery
-from common.errors import StoreRefused, WireError
+from common.errors import BrokerError, StoreRefused, StoreUnavailable, WireError
 from common.failpoints import reached
 from common.states import (
     TERMINAL,
     Event,
-    Expired,
     Failed,
-    Held,
-    Returned,
     Rules,
     State,
     Succeeded,
@@ -33,11 +29,8 @@ from common.telemetry import Telemetry
 from common.topology import Topology
 from common.wire import (
     Barrier,
-    ErrorInfo,
-    ErrorKind,
     Outcome,
     OutcomeKind,
-    RawReply,
     Reply,
     ReturnReason,
     TaskResult,
@@ -49,6 +42,8 @@ from scheduler_service.fleet.directory import Directory
 from scheduler_service.fleet.flights import Flights
 from scheduler_service.fleet.lanes import Lane, due, lane_of
 from scheduler_service.operations import Applied, Finished, Report, result_of, results_to_tell
+from scheduler_service.outcomes import event_of, outcomes_in, unstorable
+from scheduler_service.parking import Parking
 from scheduler_service.reception import parked_message
 from scheduler_service.storage.parked import ParkedMessage
 from scheduler_service.storage.store import Store
@@ -58,6 +53,9 @@ log = logging.getLogger(__name__)
 PREFETCH = 64
 """Reply messages at a time, each of about 1 MiB at most."""
 _ENDED = (OutcomeKind.SUCCEEDED, OutcomeKind.FAILED)
+_Errors = type[Exception] | tuple[type[Exception], ...]
+_UNSTORABLE: _Errors = (StoreRefused, ValueError)
+"""What a value causes that the database cannot take, such as a result that is no UTF-8."""
 
 
 class Collector:
@@ -122,7 +120,10 @@ class Collector:
         self._doubt = doubt
         self._mark = mark
         self._telemetry = telemetry
-        self.consumer = BatchConsumer(connection, topology.reply, self._handle, prefetch=PREFETCH)
+        self._parking = Parking("reply", store, telemetry)
+        self.consumer = BatchConsumer(
+            connection, topology.reply, self._handle, prefetch=PREFETCH, give_up=self._give_up
+        )
 
     async def start(self) -> None:
         """Start consuming."""
@@ -177,6 +178,20 @@ class Collector:
         await reached("collector.after_tell")
 
     async def _handle(self, deliveries: list[Delivery]) -> None:
+        await self._take(deliveries, _UNSTORABLE)
+
+    async def _give_up(self, delivery: Delivery, error: Exception) -> None:
+        """A reply that meets a fault of ours each time: outcome by outcome, and those that cause it fail."""
+        try:
+            await self._take([delivery], Exception)
+        except (StoreUnavailable, BrokerError):
+            raise
+        except Exception:
+            log.exception("a reply cannot be applied")
+            await self._parking.give_up(delivery, error)
+
+    async def _take(self, deliveries: Sequence[Delivery], failing: _Errors) -> None:
+        """Apply replies; an outcome that meets an error of `failing` becomes a failure."""
         reports: list[Report] = []
         refused: list[ParkedMessage] = []
         tokens: list[str] = []
@@ -188,7 +203,7 @@ class Collector:
                     tokens.append(decode(Barrier, delivery.body).token)
                     continue
                 check_type(Reply, delivery.type)
-                worker, outcomes = _outcomes(delivery, refused)
+                worker, outcomes = outcomes_in(delivery, refused)
             except WireError as error:
                 refused.append(parked_message("reply", delivery, "undecodable", str(error)))
                 continue
@@ -207,11 +222,9 @@ class Collector:
                         suspects.append(outcome.lease)
                         continue
                 reports.append(Report(outcome.id, self._event(outcome, worker), worker, outcome.run_seconds))
-        if refused:
-            await self._store.run(operations.park, refused, time.time())
-            self._telemetry.emit(events.Parked("reply", "undecodable", len(refused)))
+        await self._parking.park(refused)
         if reports:
-            await self._apply_all(reports)
+            await self._apply_all(reports, failing)
         self._suspect(suspects)
         for (queue, label), count in returned.items():
             self._telemetry.emit(events.Returned(queue, label, count))
@@ -225,7 +238,7 @@ class Collector:
         return (flight is not None and flight.copied) or (holder is not None and holder != worker)
 
     def _event(self, outcome: Outcome, worker: str) -> Event:
-        event = _event(outcome)
+        event = event_of(outcome)
         if not isinstance(event, UnknownFunction) or outcome.reason is not ReturnReason.UNKNOWN_FUNCTION:
             return event
         flight = self._flights.by_lease.get(outcome.lease)
@@ -233,17 +246,19 @@ class Collector:
         known = flight is not None and self._directory.is_elsewhere(flight.name, worker)
         return UnknownFunction(event.lease, event.error, known)
 
-    async def _apply_all(self, reports: Sequence[Report]) -> None:
+    async def _apply_all(self, reports: Sequence[Report], failing: _Errors) -> None:
         try:
             await self.apply(reports)
-        except (StoreRefused, ValueError) as error:
-            # A result that is no UTF-8, a value that the database refuses: the neighbours must not suffer.
+        except (StoreUnavailable, BrokerError):
+            raise
+        except failing as error:
+            # The neighbours must not suffer: halve until it is found.
             if len(reports) > 1:
                 middle = len(reports) // 2
-                await self._apply_all(reports[:middle])
-                await self._apply_all(reports[middle:])
+                await self._apply_all(reports[:middle], failing)
+                await self._apply_all(reports[middle:], failing)
             else:
-                await self.apply([_unstorable(reports[0], error)])
+                await self.apply([unstorable(reports[0], error)])
 
     def _land_finished(
         self, finished: Sequence[Finished], told: dict[str, list[TaskResult]], now: float
@@ -316,53 +331,3 @@ class Collector:
         for (queue, kind, retried), count in failed.items():
             self._telemetry.emit(events.AttemptsFailed(queue, kind, retried, count))
         return [events.Finished(*which, *seconds) for which, seconds in finished.items()], stale
-
-
-def _outcomes(delivery: Delivery, refused: list[ParkedMessage]) -> tuple[str, list[Outcome]]:
-    """The outcomes of a reply; when it does not decode as a whole, those that do, one by one."""
-    try:
-        reply = decode(Reply, delivery.body)
-    except WireError:
-        pass
-    else:
-        return reply.worker, reply.outcomes
-    raw_reply = decode(RawReply, delivery.body)
-    outcomes: list[Outcome] = []
-    for raw in raw_reply.outcomes:
-        try:
-            outcomes.append(decode(Outcome, raw))
-        except WireError as error:
-            message = parked_message("reply", delivery, "undecodable", str(error))
-            message.payload = bytes(raw)
-            refused.append(message)
-    return raw_reply.worker, outcomes
-
-
-# A worker of another version may understand it: both are tried again for the grace time, then failed.
-_NOT_UNDERSTOOD = {
-    ReturnReason.UNKNOWN_FUNCTION: "no worker knows this task function",
-    ReturnReason.UNDECODABLE: "no worker can decode this assignment",
-}
-
-
-def _event(outcome: Outcome) -> Event:
-    if outcome.kind is OutcomeKind.HELD:
-        return Held(outcome.lease)
-    if outcome.kind is OutcomeKind.RETURNED:
-        if outcome.reason is ReturnReason.EXPIRED:
-            return Expired(outcome.lease)
-        if outcome.reason in _NOT_UNDERSTOOD:
-            what = _NOT_UNDERSTOOD[outcome.reason]
-            error = outcome.error or ErrorInfo(ErrorKind.UNKNOWN_FUNCTION, "UnknownFunction", what)
-            return UnknownFunction(outcome.lease, error)
-        return Returned(outcome.lease)
-    error = outcome.error or ErrorInfo(ErrorKind.EXCEPTION, "Unknown", "the worker gave no reason")
-    return Failed(outcome.attempt, outcome.lease, error, outcome.advice, random.random())  # noqa: S311 - jitter
-
-
-def _unstorable(report: Report, error: Exception) -> Report:
-    event = report.event
-    lease = "" if not hasattr(event, "lease") else event.lease
-    attempt = event.attempt if isinstance(event, Succeeded | Failed) else 0
-    info = ErrorInfo(ErrorKind.BAD_RESULT, "Unstorable", f"the outcome cannot be stored: {error}")
-    return Report(report.id, Failed(attempt, lease, info), report.worker, report.run_seconds)

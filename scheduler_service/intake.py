@@ -8,6 +8,7 @@ order of events is what keeps the promise of the client's confirm::
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from common.broker import BatchConsumer, Connection, Delivery
-from common.errors import StoreConflict, StoreRefused
+from common.errors import BrokerError, StoreConflict, StoreRefused, StoreUnavailable
 from common.failpoints import reached
 from common.states import TERMINAL, State
 from common.telemetry import Telemetry
@@ -26,11 +27,14 @@ from scheduler_service import operations
 from scheduler_service.events import Parked, Submitted
 from scheduler_service.fleet.lanes import Lane
 from scheduler_service.operations import Accepted
+from scheduler_service.parking import INTERNAL, Parking
 from scheduler_service.reception import Limits, Refusal, read, refuse, set_times
 from scheduler_service.storage.claims import ClaimedTask, policy_to_send, starts_within
 from scheduler_service.storage.parked import ParkedMessage
 from scheduler_service.storage.store import Store
 from scheduler_service.storage.tasks import NewTask, Placement
+
+log = logging.getLogger(__name__)
 
 PREFETCH = 32
 """Submission messages at a time, each of about 1 MiB at most: this bounds the memory of a batch."""
@@ -105,6 +109,22 @@ class Group(Struct, eq=False):
     later: list[NewTask]
 
 
+class Written(Struct, eq=False):
+    """A transaction that was committed.
+
+    Attributes:
+        count: how many tasks came.
+        groups: those that were not refused.
+        accepted: what was stored of them, and what was not.
+        now: its time, seconds since the epoch.
+    """
+
+    count: int
+    groups: list[Group]
+    accepted: Accepted
+    now: float
+
+
 class Intake:
     """The consumer of the submit queue.
 
@@ -147,7 +167,10 @@ class Intake:
         self._tell_stored = tell_stored
         self._limits = limits
         self._telemetry = telemetry
-        self.consumer = BatchConsumer(connection, topology.submit, self._handle, prefetch=PREFETCH)
+        self._parking = Parking("submit", store, telemetry)
+        self.consumer = BatchConsumer(
+            connection, topology.submit, self._handle, prefetch=PREFETCH, give_up=self._give_up
+        )
 
     async def start(self) -> None:
         """Start consuming."""
@@ -162,10 +185,24 @@ class Intake:
         await self.consumer.stop()
 
     async def _handle(self, deliveries: list[Delivery]) -> None:
+        await self._take(deliveries, StoreRefused)
+        await reached("intake.before_ack")
+
+    async def _give_up(self, delivery: Delivery, error: Exception) -> None:
+        """A submission that meets a fault of ours each time: task by task, and those that cause it are refused."""
+        try:
+            await self._take([delivery], Exception)
+        except (StoreUnavailable, BrokerError):
+            raise
+        except Exception:
+            log.exception("a submission cannot be taken")
+            await self._parking.give_up(delivery, error)
+
+    async def _take(self, deliveries: Sequence[Delivery], refusing: type[Exception]) -> None:
+        """Store submissions; a task that meets an error of the type `refusing` is refused."""
         new, refused = read(deliveries, self._topology, self._limits)
         new = [self._admitted(task, refused) for task in new]
-        await self._store_all(new, refused)
-        await reached("intake.before_ack")
+        await self._store_all(new, refused, refusing)
 
     def _admitted(self, task: NewTask, refused: list[ParkedMessage]) -> NewTask:
         message = task.message
@@ -178,27 +215,32 @@ class Intake:
         refused.append(parked)
         return failed
 
-    async def _store_all(self, new: list[NewTask], refused: list[ParkedMessage]) -> None:
+    async def _store_all(self, new: list[NewTask], refused: list[ParkedMessage], refusing: type[Exception]) -> None:
         try:
-            accepted = await self._write(new, refused)
-        except StoreRefused as error:
-            # The database refuses one of them, and the neighbours must not suffer: halve until it is found.
+            written = await self._write(new, refused)
+        except (StoreUnavailable, BrokerError):
+            raise
+        except refusing as error:
+            # The neighbours of the one that causes it must not suffer: halve until it is found.
             if len(new) > 1:
                 middle = len(new) // 2
-                await self._store_all(new[:middle], refused)
-                await self._store_all(new[middle:], [])
+                await self._store_all(new[:middle], refused, refusing)
+                await self._store_all(new[middle:], [], refusing)
             elif new and new[0].refusal is None:
-                failed, parked = refuse(
-                    new[0].message, new[0].owner, new[0].reply_to, Refusal("unstorable", str(error))
-                )
-                await self._store_all([failed], [*refused, parked])
+                refusal = Refusal("unstorable", str(error))
+                if not isinstance(error, StoreRefused):
+                    log.exception("a task cannot be stored", extra={"task_id": new[0].message.id})
+                    refusal = Refusal(INTERNAL, f"a fault of the scheduler, see its log: {error!r}")
+                failed, parked = refuse(new[0].message, new[0].owner, new[0].reply_to, refusal)
+                await self._store_all([failed], [*refused, parked], refusing)
             else:
                 raise
         else:
-            await self._tell(_conflicts(accepted))
-            await self._tell_stored(_terminal(accepted))
+            self._proceed(written, refused)
+            await self._tell(_conflicts(written.accepted))
+            await self._tell_stored(_terminal(written.accepted))
 
-    async def _write(self, new: list[NewTask], refused: list[ParkedMessage]) -> Accepted:
+    async def _write(self, new: list[NewTask], refused: list[ParkedMessage]) -> Written:
         now = time.time()
         for task in new:
             if task.message.options is not None:
@@ -218,8 +260,7 @@ class Intake:
         except BaseException:
             self._doubt(groups)
             raise
-        self._proceed(new, groups, accepted, refused, now)
-        return accepted
+        return Written(len(new), groups, accepted, now)
 
     def _grouped(self, new: Sequence[NewTask], now: float) -> list[Group]:
         """The tasks by lane, each with the number of its lane; refused ones are in none."""
@@ -272,16 +313,10 @@ class Intake:
         if any(group.later for group in groups):
             self._timers.recount()
 
-    def _proceed(
-        self,
-        new: Sequence[NewTask],
-        groups: Sequence[Group],
-        accepted: Accepted,
-        refused: Sequence[ParkedMessage],
-        now: float,
-    ) -> None:
-        kept = None if len(accepted.stored) == len(new) else {id(task) for task in accepted.stored}
-        for group in groups:
+    def _proceed(self, written: Written, refused: Sequence[ParkedMessage]) -> None:
+        accepted, now = written.accepted, written.now
+        kept = None if len(accepted.stored) == written.count else {id(task) for task in accepted.stored}
+        for group in written.groups:
             self._follow(group, kept, now)
         waiting = [task for task in accepted.stored if task.placement is None and task.refusal is None]
         moments = [moment for task in waiting for moment in (task.due_at, task.expires_at) if moment is not None]
@@ -289,7 +324,7 @@ class Intake:
             self._timers.expect(min(moments))
         self._dispatcher.send([_claimed(task, now) for task in accepted.stored if task.placement is not None])
         by_queue = Counter(task.message.queue for task in accepted.stored)
-        self._telemetry.emit(Submitted(len(new), by_queue, len(accepted.known) + len(accepted.aliases)))
+        self._telemetry.emit(Submitted(written.count, by_queue, len(accepted.known) + len(accepted.aliases)))
         reasons = Counter(message.reason for message in refused)
         reasons["conflict"] += len(accepted.conflicts)
         for reason, count in reasons.items():

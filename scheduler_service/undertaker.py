@@ -6,7 +6,6 @@ failed.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 
 from common.broker import BatchConsumer, Connection, Delivery
@@ -14,8 +13,7 @@ from common.errors import WireError
 from common.telemetry import Telemetry
 from common.topology import Topology
 from common.wire import Bundle, check_type, decode
-from scheduler_service import operations
-from scheduler_service.events import Parked
+from scheduler_service.parking import Parking
 from scheduler_service.reception import parked_message
 from scheduler_service.storage.parked import ParkedMessage
 from scheduler_service.storage.store import Store
@@ -43,10 +41,11 @@ class Undertaker:
         suspect: Callable[[Iterable[str]], None],
         telemetry: Telemetry,
     ) -> None:
-        self._store = store
         self._suspect = suspect
-        self._telemetry = telemetry
-        self.consumer = BatchConsumer(connection, topology.dead, self._handle, prefetch=PREFETCH)
+        self._parking = Parking("dead", store, telemetry)
+        self.consumer = BatchConsumer(
+            connection, topology.dead, self._handle, prefetch=PREFETCH, give_up=self._parking.give_up
+        )
 
     async def start(self) -> None:
         """Start consuming."""
@@ -70,7 +69,5 @@ class Undertaker:
             except WireError as error:
                 detail = str(delivery.headers.get("reason") or error)
                 refused.append(parked_message("dead", delivery, "undecodable", detail))
-        if refused:
-            await self._store.run(operations.park, refused, time.time())
-            self._telemetry.emit(Parked("dead", "undecodable", len(refused)))
+        await self._parking.park(refused)
         self._suspect(leases)

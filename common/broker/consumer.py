@@ -27,6 +27,8 @@ REST = 1.0
 RabbitMQ 3.10 moves its consumers over without saying so, and forgets what it hands to them."""
 LONGEST_RETRY = 5.0
 """Seconds between tries at most while a handler cannot settle a batch (database locked, broker away)."""
+TRIES = 3
+"""How often a message is handled alone that meets a fault of ours each time, before it is given up."""
 
 
 class Consumer:
@@ -194,9 +196,12 @@ class BatchConsumer:
         queue: what.
         handle: handles a batch; after it has returned the batch is acked (``multiple=True``). When it raises
             `StoreUnavailable` or `BrokerError` the same batch is tried again, nothing is acked meanwhile; when the
-            channel died, the batch is dropped, because the broker delivers it again.
+            channel died, the batch is dropped, because the broker delivers it again. Any other error is a fault of
+            ours: then each message of the batch is handled alone, so that only the one that causes it has to wait.
         prefetch: unsettled messages at a time, which bounds the memory of a batch.
-        no_ack: for transient queues: nothing is settled.
+        no_ack: for transient queues: nothing is settled, and what meets a fault of ours is dropped.
+        give_up: does away with a message that met a fault of ours `TRIES` times, alone, the last of which is given;
+            tried again until it returns, then the message is acked. Without it, the message is handled for ever.
     """
 
     def __init__(
@@ -207,9 +212,11 @@ class BatchConsumer:
         *,
         prefetch: int,
         no_ack: bool = False,
+        give_up: Callable[[Delivery, Exception], Awaitable[None]] | None = None,
     ) -> None:
         self._consumer = Consumer(connection, queue, self._arrive, prefetch=prefetch, declare=True, no_ack=no_ack)
         self._handle = handle
+        self._give_up = give_up
         self._no_ack = no_ack
         self._most_unacked = max(1, prefetch // 2)
         self._unacked: dict[Subscription, tuple[int, int]] = {}
@@ -279,27 +286,48 @@ class BatchConsumer:
                 self._idle.set()
 
     async def _settle(self, batch: list[Delivery]) -> None:
-        failures = 0
-        while True:
+        if await self._insist(batch, self._handle, tries=1) is not None:
+            for delivery in batch:
+                await self._settle_alone(delivery)
+        self.stuck_reason = ""
+        batch = [] if self._no_ack else [delivery for delivery in batch if delivery.subscription.alive]
+        if batch:
+            await self._handled(batch)
+
+    async def _settle_alone(self, delivery: Delivery) -> None:
+        alone = [delivery]
+        if self._no_ack:
+            await self._insist(alone, self._handle, tries=1)
+            return
+        give_up = self._give_up
+        if give_up is None:
+            await self._insist(alone, self._handle, tries=None)
+        elif (fault := await self._insist(alone, self._handle, tries=TRIES)) is not None:
+            await self._insist(alone, lambda _: give_up(delivery, fault), tries=None)
+
+    async def _insist(
+        self, batch: list[Delivery], handle: Callable[[list[Delivery]], Awaitable[None]], *, tries: int | None
+    ) -> Exception | None:
+        """Handle `batch` until it is handled or its channel is gone; the fault of ours that it met so many times."""
+        failures = faults = 0
+        while batch:
             try:
-                await self._handle(batch)
-                break
+                await handle(batch)
             except (StoreUnavailable, BrokerError) as error:
                 self._retrying(error, failures)
             except Exception as error:
-                # A fault of ours must not end the consumer: it would be connected and deaf.
-                log.exception("handling a batch failed", extra={"queue": self.name, "messages": len(batch)})
-                if self._no_ack:
-                    break
+                # It must not end the consumer, which would be connected and deaf.
+                log.exception("handling messages failed", extra={"queue": self.name, "messages": len(batch)})
+                faults += 1
+                if faults == tries:
+                    return error
                 self._retrying(error, failures)
+            else:
+                break
             await asyncio.sleep(min(LONGEST_RETRY, reconnect_wait(failures)))
             failures += 1
             batch = [delivery for delivery in batch if self._no_ack or delivery.subscription.alive]
-            if not batch:
-                break
-        self.stuck_reason = ""
-        if batch and not self._no_ack:
-            await self._handled(batch)
+        return None
 
     def _retrying(self, error: Exception, failures: int) -> None:
         self.stuck_reason = str(error)

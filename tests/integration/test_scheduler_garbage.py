@@ -250,11 +250,13 @@ async def test_in_a_reply_with_a_bad_outcome_the_others_count(
     ]
     body = json.dumps({"worker": worker.name, "outcomes": outcomes}).encode()
     await producer.send(body, queue="reply", type=Reply.TYPE)
-    good = [outcomes[0]["id"], outcomes[2]["id"]]
-    assert [result.state for result in await producer.results(good)] == ["succeeded", "succeeded"]
+    results = await producer.results([outcome["id"] for outcome in outcomes])
+    assert [result.state for result in results] == ["succeeded", "failed", "succeeded"]
+    # It has run: to run it again would bring the same.
+    assert results[1].error is not None
+    assert (results[1].error.kind, "exploded" in results[1].error.message) == (ErrorKind.BAD_RESULT, True)
     (row,) = await scheduler.rows()
     assert b"exploded" in row.payload
-    assert (await scheduler.task(outcomes[1]["id"])).state is State.DISPATCHED
     assert sorted(ids) == sorted(outcome["id"] for outcome in outcomes)
 
 
