@@ -229,6 +229,7 @@ class Service:
             complete = False
         except Exception:  # noqa: BLE001 - the boundary: whatever failed to drain has to be stopped all the same
             _log.exception("a part could not drain", extra={"service": self.name})
+            self._failed.set()
             return EXIT_FAILED
         if complete:
             return EXIT_OK

@@ -89,7 +89,7 @@ class Policy(Struct, frozen=True, omit_defaults=True, gc=False, kw_only=True):
         give_up_on: names of exception types that are not retried.
         max_crashes: how often it may kill the process that runs it before it fails.
         memory_limit: bytes of memory that the process which runs it may take beyond what it starts with, mostly the
-            imported modules (`runtime="process"`, and suspects).
+            imported modules (`runtime="process"`, and suspects); 16 MiB to 1 PiB.
         expires_in: seconds after its acceptance by which it has to be started.
         result_ttl: seconds for which its result and its row are kept after its end.
     """
@@ -101,7 +101,7 @@ class Policy(Struct, frozen=True, omit_defaults=True, gc=False, kw_only=True):
     retry_on: tuple[Name, ...] | None = None
     give_up_on: tuple[Name, ...] | None = None
     max_crashes: Annotated[int, Meta(ge=1, le=100)] | None = None
-    memory_limit: Annotated[int, Meta(ge=16 * 1024 * 1024)] | None = None
+    memory_limit: Annotated[int, Meta(ge=16 * 1024**2, le=1024**5)] | None = None
     expires_in: Span | None = None
     result_ttl: Annotated[float, Meta(ge=0, le=LONGEST)] | None = None
 

@@ -98,6 +98,10 @@ class Cancelled(Message, omit_defaults=True):
     next: int | None = None
 
 
+ParkedNumber = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+"""What the database counts parked messages with."""
+
+
 class DeadVerb(StrEnum):
     """What is done with dead letters."""
 
@@ -126,7 +130,7 @@ class Dead(Message, omit_defaults=True):
     verb: DeadVerb
     where: Filter = Filter()
     reason: str | None = None
-    parked: Annotated[list[int], Meta(max_length=MAX_PACK_ITEMS)] | None = None
+    parked: Annotated[list[ParkedNumber], Meta(max_length=MAX_PACK_ITEMS)] | None = None
     after: str | None = None
     limit: Annotated[int, Meta(ge=1, le=MAX_PACK_ITEMS)] = 100
 

@@ -72,13 +72,17 @@ class Request(Generic[M]):
 
 
 def _check(question: Message) -> None:
-    """Refuse here, where its caller hears of it, what would end the connection that all callers share."""
+    """Refuse here, where its caller hears of it, what would end the connection that all share, or not be answered."""
     try:
-        size = len(encode(question))
+        body = encode(question)
     except UnicodeEncodeError as error:
         raise InvalidFilter(f"{error.object!r:.100} cannot be sent: it is no text that UTF-8 can say") from None
-    if size > MAX_QUESTION_BYTES:
-        raise InvalidFilter(f"what is asked takes {size:,} bytes, {MAX_QUESTION_BYTES:,} are allowed")
+    if len(body) > MAX_QUESTION_BYTES:
+        raise InvalidFilter(f"what is asked takes {len(body):,} bytes, {MAX_QUESTION_BYTES:,} are allowed")
+    try:
+        decode(type(question), body)
+    except WireError as error:
+        raise InvalidFilter(f"no scheduler would take what is asked: {error}") from None
 
 
 class Requests:

@@ -197,3 +197,19 @@ def test_a_question_that_would_end_the_connection_of_all_is_refused_to_its_calle
         with pytest.raises(InvalidFilter, match=reason):
             Request(ListTasks(where), Statuses, lambda _: None)
     assert not list(core.asks(0.0))
+
+
+@pytest.mark.parametrize(
+    ("question", "where"),
+    [
+        (dead_pages(DeadVerb.LIST, (), {}, reason=5), "reason"),  # type: ignore[arg-type]
+        (dead_pages(DeadVerb.SHOW, [True], {}), "parked"),
+        (dead_pages(DeadVerb.SHOW, [10**30], {}), "parked"),
+        (dead_pages(DeadVerb.SHOW, [2**63], {}), "parked"),
+    ],
+)
+def test_a_question_that_no_scheduler_would_take_is_refused_to_its_caller(question: DeadPages, where: str) -> None:
+    asked = question.question()
+    assert asked is not None
+    with pytest.raises(InvalidFilter, match=where):
+        Request(asked, DeadLetters, lambda _: None)

@@ -122,6 +122,22 @@ async def test_a_drain_that_takes_too_long_is_cut_short() -> None:
     assert journal[-1] == "a.stop"
 
 
+async def test_one_that_cannot_drain_has_crashed() -> None:
+    """A worker that says goodbye after that would make its death no death of a worker for the tasks it ran."""
+
+    async def crash() -> None:
+        raise RuntimeError("a fault of ours")
+
+    service = Service("test")
+    service.add(Recorder("a", Journal(), drain=crash))
+    running = asyncio.create_task(service.run())
+    await service.started.wait()
+    assert not service.failed
+    service.drain()
+    assert await asyncio.wait_for(running, 5) == EXIT_FAILED
+    assert service.failed
+
+
 async def test_a_signal_during_the_start_stops_what_has_started() -> None:
     journal = Journal()
     service = Service("test")

@@ -244,6 +244,7 @@ def test_a_decorator_that_says_nothing_costs_nothing(own: Registry) -> None:
         ({"give_up_on": int}, "give_up_on takes exception types"),
         ({"max_crashes": 0}, "max_crashes"),
         ({"memory_limit": 1024}, "memory_limit"),
+        ({"memory_limit": 2**63 - 1}, "memory_limit"),
         ({"delay": -5}, "delay: expected `float` >= 0"),
         ({"delay": 60, "expires_in": 60}, "with a delay of 60 s and expires_in 60 s it never runs"),
         ({"run_at": 5}, "@task takes no 'run_at', which is about one submission"),
