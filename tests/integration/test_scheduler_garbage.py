@@ -12,7 +12,6 @@ import pytest
 
 from common.errors import BrokerError
 from common.ids import new_task_id
-from common.states import State
 from common.wire import Beat, Bundle, ErrorKind, Reply
 from deploy.local import Broker
 from tests.support.producer import Producer
