@@ -17,7 +17,7 @@ from common.telemetry import Telemetry
 from common.topology import Topology
 from common.wire import ErrorKind, Reply
 from deploy.local import Broker
-from scheduler_service import intake, operations
+from scheduler_service import operations, reception
 from tests.support.producer import Producer
 from tests.support.running_scheduler import RunningScheduler
 from tests.support.stand_in_worker import StandInWorker, hold
@@ -71,7 +71,7 @@ async def test_a_submission_that_cannot_even_be_read_is_parked(
     def cursed(deliveries: list[Delivery], *_: Any) -> bool:
         return any(b"cursed" in delivery.body for delivery in deliveries)
 
-    monkeypatch.setattr(intake, "read", breaks(intake.read, cursed))
+    monkeypatch.setattr("scheduler_service.intake.read", breaks(reception.read, cursed))
     lost = await producer.submit({"task": "cursed"})
     (id_,) = await producer.submit({})
     assert (await producer.results([id_]))[0].state == "succeeded"
