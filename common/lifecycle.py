@@ -24,6 +24,7 @@ import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
+from common import forks
 from common.background import Report
 from common.errors import WarrenError
 
@@ -161,6 +162,7 @@ class Service:
             return await self._run()
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._callback_failed)
+        forks.keep(*_SIGNALS)
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._signalled, number)
         try:
@@ -169,6 +171,7 @@ class Service:
             loop.set_exception_handler(None)
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
+            forks.release(*_SIGNALS)
 
     async def begin(self, ended: Report | None = None) -> asyncio.Task[int]:
         """Run inside somebody else's process, without signals; returns, once every part has started, what runs.

@@ -15,6 +15,7 @@ from common import failpoints, lifecycle, logs
 from common.administration import OPERATED
 from common.beside import Beside
 from common.garbage import settle
+from common.leaving import leave_within
 from common.settings import load as load_settings
 from common.settings import redacted
 from worker_service.app import Worker
@@ -65,7 +66,9 @@ def run(
         service = Worker(settings, handlers)
         fields = {"worker": service.id, "functions": sorted(handlers), "failpoints": failpoints.armed()}
         _log.info("starting", extra={**fields, "settings": redacted(settings)})
-        return await service.run()
+        code = await service.run()
+        leave_within(code)  # the user's code may have left threads and processes
+        return code
 
     sys.exit(lifecycle.run(main))
 

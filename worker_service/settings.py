@@ -43,8 +43,8 @@ class WorkerSettings(CommonSettings, frozen=True, kw_only=True):
         slow_factor: a task is named in the log when it runs this much longer than the 95th percentile of the last 100
             runs of its function.
         slow_after: seconds that it has to run before that at least.
-        child_environment: names of further environment variables for the processes of tasks. They get only the usual
-            ones (PATH, HOME, LANG, PYTHONPATH, ...), so that no secret reaches them unasked.
+        child_environment: names of variables that the processes of tasks get besides all those that do not begin with
+            ``WARREN_``, such as ``WARREN_AMQP_URL`` for task functions that make a client of their own.
     """
 
     http_port: Port = 9465

@@ -72,19 +72,19 @@ async def test_only_the_one_that_kills_the_forking_process_is_blamed(broker: Bro
             assert (await scheduler.outcome(each)).kind is OutcomeKind.SUCCEEDED
 
 
-async def test_a_child_has_no_secrets_and_no_connection(
+async def test_a_child_has_the_users_environment_and_neither_warrens_secrets_nor_its_connections(
     broker: Broker, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WARREN_AMQP_URL", "amqp://canary")
-    monkeypatch.setenv("DATABASE_PASSWORD", "canary")
+    monkeypatch.setenv("SHOP_DATABASE_URL", "postgres://shop")
     settings = worker_settings(broker.url, namespace)
     async with StandInScheduler(broker.url, namespace) as scheduler, RunningWorker(settings):
         work = assignment("describe_process", isolation=CHILD)
         await scheduler.send(work)
         text = bytes((await scheduler.outcome(work)).result).decode()
         assert "canary" not in text
-        assert "DATABASE_PASSWORD" not in text
-        assert "PATH" in text
+        assert "WARREN_AMQP_URL" not in text
+        assert "SHOP_DATABASE_URL=postgres://shop" in text
         assert '"sockets":2' in text, "those for its own result and for where it is, and nothing else"
 
 
@@ -115,21 +115,21 @@ async def test_children_die_with_their_worker(broker: Broker, namespace: str, tm
         await scheduler.until(lambda: not Path(f"/proc/{child}").exists(), what="the child's end")
 
 
-async def test_modules_that_need_more_of_the_environment_are_refused_at_the_start(
+async def test_modules_that_need_what_is_warrens_are_refused_at_the_start(
     broker: Broker, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("WK_TOKEN", "1")
+    monkeypatch.setenv("WARREN_WK_TOKEN", "1")
     (tmp_path / "wk_needs_environment.py").write_text(
-        "import os\nfrom common import task\nos.environ['WK_TOKEN']\n@task(name='wk.env')\ndef f(): ...\n"
+        "import os\nfrom common import task\nos.environ['WARREN_WK_TOKEN']\n@task(name='wk.env')\ndef f(): ...\n"
     )
     settings = worker_settings(broker.url, namespace, modules=["wk_needs_environment"])
     async with StandInScheduler(broker.url, namespace):
-        with pytest.raises(SettingsError, match=r"child_environment.*WK_TOKEN"):
+        with pytest.raises(SettingsError, match=r"child_environment.*WARREN_WK_TOKEN"):
             await RunningWorker(settings).__aenter__()
         settings = worker_settings(
-            broker.url, namespace, modules=["wk_needs_environment"], child_environment=["WK_TOKEN"]
+            broker.url, namespace, modules=["wk_needs_environment"], child_environment=["WARREN_WK_TOKEN"]
         )
         async with RunningWorker(settings):
             pass

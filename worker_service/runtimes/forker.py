@@ -24,13 +24,7 @@ START_SECONDS: Final = 60.0
 """The user's modules have this long to be imported."""
 _LONGEST_SUBMISSION: Final = 2 * 1024 * 1024
 _BUSY: Final = (errno.EAGAIN, errno.ETOOMANYREFS)
-_ALLOWED: Final = frozenset(
-    {
-        "HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TEMP",
-        "TMP", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV",
-    }
-)  # fmt: skip
-_ALLOWED_PREFIXES: Final = ("LC_", "PYTHON")
+_OURS: Final = "WARREN_"
 _COMMAND: Final = (
     "import json, sys; path, setup = json.loads(sys.argv[1]); sys.path[:] = path; "
     "from worker_service.runtimes.zygote import main; main(setup)"
@@ -50,12 +44,12 @@ class ZygoteDied(WarrenError):
 
 
 def child_environment(environ: Mapping[str, str], further: Sequence[str]) -> dict[str, str]:
-    """What of `environ` the children get, the usual variables and `further`: no secret is inherited unasked."""
-    return {
-        name: value
-        for name, value in environ.items()
-        if name in _ALLOWED or name in further or name.startswith(_ALLOWED_PREFIXES)
-    }
+    """What of `environ` the children get: all but Warren's own settings, with the broker's password, and `further`.
+
+    A task that becomes a suspect was run in the worker before, with all of its environment: were it to lack there what
+    it has here, it would fail for good, although it is innocent.
+    """
+    return {name: value for name, value in environ.items() if not name.startswith(_OURS) or name in further}
 
 
 class Forker:
@@ -116,7 +110,7 @@ class Forker:
         if fault is not None:
             ours.close()
             await _end(process)
-            hint = "they get only a part of the environment, see the setting child_environment"
+            hint = "they get no WARREN_ variables but those named in the setting child_environment"
             raise SettingsError([f"modules cannot be imported in the processes for suspects ({hint}): {fault}"])
         return cls(process, ours, limits, surroundings)
 

@@ -28,7 +28,7 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from common import logs
+from common import forks, logs
 from common.errors import SettingsError, WarrenError
 from worker_service.handlers import Handler
 from worker_service.loader import load
@@ -179,6 +179,7 @@ class Zygote:
             self._control.close()
             os.close(self._wake_reader)
             os.close(self._wake_writer)
+            forks.keep(signal.SIGTERM, signal.SIGINT)
             with socket.socket(fileno=fd) as pipe, socket.socket(fileno=side_fd) as side:
                 side.setblocking(False)
                 Server(pipe, self._handlers, self._limits, Teller(side)).serve()
