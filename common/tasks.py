@@ -98,11 +98,19 @@ class TaskFunction(Generic[P, R]):
     @functools.cached_property
     def result_type(self) -> Any:
         """The annotation of what the function returns; `Any` when there is none or it cannot be resolved here."""
-        try:
-            annotation = typing.get_type_hints(self.function, include_extras=True).get("return", Any)
-        except (NameError, AttributeError, TypeError):
-            return Any  # a name that only a type checker sees
+        annotation = resolved_hints(self.function).get("return", Any)
         return Any if isinstance(annotation, TypeVar) else annotation
+
+
+def resolved_hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of `function`; none when one of them has no meaning in the running program.
+
+    It may be a name that only a type checker sees, or any text: reading an annotation is running the user's code.
+    """
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except Exception:  # noqa: BLE001 - the boundary: the user's own code
+        return {}
 
 
 Registry = dict[str, TaskFunction[..., Any]]

@@ -196,7 +196,7 @@ class Collector:
         refused: list[ParkedMessage] = []
         tokens: list[str] = []
         suspects: list[str] = []
-        returned: Counter[tuple[str, str]] = Counter()
+        returned: list[tuple[str, str]] = []
         for delivery in deliveries:
             try:
                 if delivery.type == Barrier.TYPE:
@@ -215,9 +215,8 @@ class Collector:
                     reports.append(Report(outcome.id, event, worker, outcome.run_seconds))
                     continue
                 if outcome.kind is OutcomeKind.RETURNED:
-                    flight = self._flights.by_lease.get(outcome.lease)
                     reason = outcome.reason or ReturnReason.REDELIVERED
-                    returned[flight.queue if flight else "other", reason.value] += 1
+                    returned.append((outcome.id, reason.value))
                     if reason is ReturnReason.REDELIVERED or self._may_be_elsewhere(outcome.lease, worker):
                         suspects.append(outcome.lease)
                         continue
@@ -226,8 +225,11 @@ class Collector:
         if reports:
             await self._apply_all(reports, failing)
         self._suspect(suspects)
-        for (queue, label), count in returned.items():
-            self._telemetry.emit(events.Returned(queue, label, count))
+        if returned:
+            queues = await self._store.run(operations.queues_of, list({id_ for id_, _ in returned}))
+            counts = Counter((queues.get(id_, "other"), reason) for id_, reason in returned)
+            for (queue, label), count in counts.items():
+                self._telemetry.emit(events.Returned(queue, label, count))
         for token in tokens:
             self._passed(token)
 

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Raw
 
 from common.errors import InvalidTask, WarrenError
+from common.tasks import resolved_hints
 from common.wire import json_depth
 
 Bound = tuple[tuple[Any, ...], dict[str, Any]]
@@ -41,11 +42,11 @@ class Arguments:
         name: what messages call it, for messages.
 
     Raises:
-        InvalidTask: an annotation is not a type that JSON can be converted to.
+        InvalidTask: an annotation is not a type that JSON can be converted to, or nobody can say what it takes.
     """
 
     def __init__(self, function: Callable[..., Any], name: str) -> None:
-        self._signature = inspect.signature(function)
+        self._signature = _signature(function, name)
         self._parameters = list(self._signature.parameters.values())
         annotations = _annotations(function, self._parameters)
         self._decoders = {
@@ -160,13 +161,16 @@ def check_depth(raw: Raw | bytes, limit: int) -> None:
         raise BadArguments(f"nested deeper than {limit} levels")
 
 
+def _signature(function: Callable[..., Any], task: str) -> inspect.Signature:
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError) as error:  # written in C, without a word on its arguments
+        raise InvalidTask(f"task function {task!r}: {error}; write a function around it") from None
+
+
 def _annotations(function: Callable[..., Any], parameters: list[inspect.Parameter]) -> dict[str, Any]:
     """The annotation of each parameter; `Any` where there is none or it cannot be resolved when the program runs."""
-    target = function if inspect.isroutine(function) else type(function).__call__
-    try:
-        hints = typing.get_type_hints(target, include_extras=True)
-    except (NameError, AttributeError, TypeError):
-        hints = {}  # a name that only a type checker sees
+    hints = resolved_hints(function if inspect.isroutine(function) else type(function).__call__)
     return {
         parameter.name: Any if isinstance(hint := hints.get(parameter.name, Any), typing.TypeVar) else hint
         for parameter in parameters

@@ -45,6 +45,7 @@ from scheduler_service.operations.searching import CancelledPage, cancel, leases
 from scheduler_service.storage.functions import hear_functions, known_functions
 from scheduler_service.storage.parked import park
 from scheduler_service.storage.search import beyond
+from scheduler_service.storage.tasks import queues_of
 
 __all__ = [
     "Accepted",
@@ -87,6 +88,7 @@ __all__ = [
     "park",
     "prune",
     "prune_own",
+    "queues_of",
     "rearrange",
     "record_change",
     "result_of",

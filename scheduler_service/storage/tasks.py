@@ -142,6 +142,14 @@ def load(connection: Connection, ids: Sequence[str]) -> dict[str, StoredTask]:
     return {row[1]: stored(row) for row in _load.run(connection, ids)}
 
 
+_queues = LookUp(select(tasks.c.id, tasks.c.queue), tasks.c.id)
+
+
+def queues_of(connection: Connection, ids: Sequence[str]) -> dict[str, str]:
+    """The queue of each stored task among `ids`."""
+    return {row[0]: row[1] for row in _queues.run(connection, ids)}
+
+
 def stored(row: Sequence[Any]) -> StoredTask:
     """The task in a row of `CORE`."""
     (

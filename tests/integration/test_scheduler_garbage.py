@@ -305,6 +305,17 @@ async def test_forged_and_stale_outcomes_change_nothing(
     assert (result.state, bytes(result.result)) == ("succeeded", b"5")
 
 
+async def test_what_was_redelivered_after_its_end_counts_for_its_queue(
+    scheduler: RunningScheduler, producer: Producer, worker: StandInWorker
+) -> None:
+    (id_,) = await producer.submit({"queue": "default"})
+    await producer.result(id_)
+    outcomes = [{"id": each, "lease": "x", "attempt": 1, "kind": "returned"} for each in (id_, new_task_id())]
+    await producer.send(json.dumps({"worker": "w", "outcomes": outcomes}).encode(), queue="reply", type=Reply.TYPE)
+    await eventually(lambda: scheduler.returned.total() == 2)
+    assert scheduler.returned == {("default", "redelivered"): 1, ("other", "redelivered"): 1}
+
+
 # --- questions, dead letters, beats ------------------------------------------------------------------------------
 
 BAD_QUESTIONS: dict[str, tuple[str, bytes, dict[str, Any]]] = {

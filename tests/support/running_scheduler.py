@@ -42,6 +42,7 @@ class RunningScheduler:
 
     Attributes:
         parked: how often what was parked, by (origin, reason).
+        returned: how many tasks came back, by (queue, reason).
         submitted: how many tasks were stored.
         lost: dispatches that were found in nobody's hands, and those of them that became suspects.
     """
@@ -58,7 +59,9 @@ class RunningScheduler:
         self.scheduler = Scheduler(SchedulerSettings(**(given | settings)))
         self.parked: Counter[tuple[str, str]] = Counter()
         self.lost: Counter[str] = Counter()
+        self.returned: Counter[tuple[str, str]] = Counter()
         self.scheduler.telemetry.on(events.Parked, self._on_parked)
+        self.scheduler.telemetry.on(events.Returned, self._on_returned)
         self.scheduler.telemetry.on(events.Lost, self._on_lost)
         self.scheduler.telemetry.on(events.Submitted, self._on_submitted)
         self.submitted = 0
@@ -66,6 +69,9 @@ class RunningScheduler:
 
     def _on_parked(self, event: events.Parked) -> None:
         self.parked[event.origin, event.reason] += event.count
+
+    def _on_returned(self, event: events.Returned) -> None:
+        self.returned[event.queue, event.reason] += event.count
 
     def _on_submitted(self, event: events.Submitted) -> None:
         self.submitted += sum(event.by_queue.values())

@@ -10,6 +10,7 @@ import pytest
 from msgspec import Raw
 
 from common.errors import InvalidTask
+from common.tasks import task
 from worker_service.arguments import Arguments, BadArguments, check_depth
 
 EMPTY = Raw(b"{}")
@@ -128,6 +129,18 @@ def test_an_annotation_with_a_name_that_only_a_type_checker_sees_is_refused() ->
 
     with pytest.raises(InvalidTask, match="'bad', argument 'x': name 'Nowhere' is not defined"):
         Arguments(bad, "bad")
+
+
+def test_an_annotation_that_means_nothing_is_as_good_as_none() -> None:
+    def described(count: "the count") -> "the count and more": ...  # type: ignore[valid-type] # noqa: F722
+
+    assert decode(described, b'["x"]') == (("x",), {})
+    assert task(registry={})(described).result_type is Any
+
+
+def test_what_does_not_say_what_it_takes_is_refused_at_the_start() -> None:
+    with pytest.raises(InvalidTask, match=r"task function .f.: no signature found.*write a function around it"):
+        Arguments(max, "f")
 
 
 def test_the_caller_cannot_make_decoders_pile_up() -> None:
