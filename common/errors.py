@@ -92,11 +92,17 @@ class SubmissionError(WarrenError):
 
     Attributes:
         ids: the task ids of the submission, in order.
+        task_id: the first of them.
     """
 
     def __init__(self, message: str, ids: Sequence[str]) -> None:
         self.ids = tuple(ids)
         super().__init__(message)
+
+    @property
+    def task_id(self) -> str:
+        """The first of `ids`: the task's, when one was submitted."""
+        return self.ids[0] if self.ids else ""
 
 
 class SubmissionRefused(SubmissionError):

@@ -26,6 +26,8 @@ Moment = Annotated[float, Meta(gt=0, le=4_102_444_800 + LONGEST)]
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
 Label = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z", max_length=64)]
 Text = Annotated[str, Meta(max_length=128)]
+Key = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]*\Z", max_length=128)]
+"""No control characters: names are put together with one between them, and shown in terminals."""
 Requirements = Annotated[tuple[Label, ...], Meta(max_length=8)]
 """Labels that a worker has to have, sorted and each once."""
 
@@ -130,10 +132,10 @@ class TaskOptions(Policy, frozen=True, omit_defaults=True, gc=False, kw_only=Tru
     delay: Annotated[float, Meta(ge=0, le=LONGEST)] | None = None
     run_at: Moment | None = None
     expires_at: Moment | None = None
-    idempotency_key: Name | None = None
+    idempotency_key: Annotated[Key, Meta(min_length=1)] | None = None
     idempotency_window: Span | None = None
     unique: Name | None = None
-    key: Text | None = None
+    key: Key | None = None
     requires: Requirements | None = None
     labels: Annotated[dict[Label, Text], Meta(max_length=16)] | None = None
     parent: Annotated[str, Meta(max_length=36)] | None = None

@@ -83,7 +83,7 @@ class Quota(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """
 
     scope: Scope
-    name: Annotated[str, Meta(min_length=1, max_length=128)]
+    name: Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]+\Z", max_length=128)]
     weight: Annotated[float, Meta(ge=MIN_WEIGHT, le=MAX_WEIGHT)] = 1.0
     rate: Rate | None = None
     concurrency: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None

@@ -18,8 +18,9 @@ from scheduler_service.fleet.directory import Directory, Worker
 from scheduler_service.fleet.flights import Flights
 from scheduler_service.fleet.quotas import Ledger
 from scheduler_service.fleet.reasons import Reasons
+from scheduler_service.fleet.restraint import Restraint, restraint
 from scheduler_service.fleet.rooms import Rooms
-from scheduler_service.fleet.scaling import DEFAULT_SLOTS, Demand, drain_seconds, recommended_workers
+from scheduler_service.fleet.scaling import DEFAULT_SLOTS, OVERHEAD, Demand, drain_seconds, recommended_workers
 from scheduler_service.fleet.traffic import Flow, Traffic
 
 SHOWN: Final = 10_000
@@ -139,6 +140,7 @@ class QueueReporter:
         if serving:
             capacity = sum(worker.beat.capacity or worker.beat.slots for worker in serving)
             self._worker_slots[queue] = max(1.0, capacity / len(serving))
+        held = self._held(queue, flow.run)
         return Demand(
             waiting=max(0, waiting),
             out=out,
@@ -151,7 +153,15 @@ class QueueReporter:
             rate=None if quota.rate is None else quota.rate.count / quota.rate.per,
             concurrency=quota.concurrency,
             paused=quota.paused,
+            usable=held.usable,
+            bound=held.slots,
+            least=held.seconds,
         )
+
+    def _held(self, queue: str, run: float) -> Restraint:
+        if not self._ledger.limits_within:
+            return Restraint(self._backlog.total(queue))
+        return restraint(self._backlog.lanes(queue), self._ledger, max(run, OVERHEAD), self._target)
 
     @staticmethod
     def _drain(demand: Demand, unrunnable: int) -> float | None:

@@ -26,10 +26,10 @@ from common.client.aio_handle import AsyncHandle
 from common.client.flow import Flow
 from common.client.handles import BaseHandle
 from common.client.inquiries import Inquiries, Inquiry
-from common.client.messages import CHUNK, MAX_TASK_BYTES, Prepared, check_limit, prepare, prepare_many
+from common.client.messages import CHUNK, MAX_TASK_BYTES, Prepared, check_limit, noted, prepare, prepare_many
 from common.client.options import NOTHING, Chosen
 from common.client.packs import WINDOW, Pack, Ticket, split
-from common.errors import ClientClosed, InvalidTask, ResultTimeout
+from common.errors import ClientClosed, ResultTimeout
 from common.options import TaskOptions
 from common.questions import TaskStatus
 from common.settings import ClientSettings, load
@@ -125,7 +125,8 @@ class AsyncSubmitter:
                 all of it is right, so memory stays bounded apart from the handles.
 
         Raises:
-            InvalidTask: nothing of the call's chunk was sent; the message counts the calls before.
+            InvalidTask: nothing of the call's chunk was sent; a note names the calls before, which were submitted. The
+                same for whatever `calls` itself raises.
             SubmissionRefused, SubmissionUnknown, ClientClosed: as in `submit`; `ids` has the id of each call that was
                 drawn, in order.
         """
@@ -251,11 +252,11 @@ class AsyncClient(AsyncSubmitter, AsyncAdministration):
         handles: list[AsyncHandle[R]] = []
         settled = asyncio.Event()
         ticket = Ticket([], lambda _: settled.set())
-        wrong: InvalidTask | None = None
+        wrong: Exception | None = None
         while not ticket.faults:
             try:
                 chunk = await self._chunk(calls, extra, len(handles))
-            except InvalidTask as error:
+            except Exception as error:  # noqa: BLE001 - `calls` is the caller's own code; raised below
                 wrong = error
                 break
             if not chunk:
@@ -264,7 +265,7 @@ class AsyncClient(AsyncSubmitter, AsyncAdministration):
         await _until(ticket, 1, settled)
         ticket.check()
         if wrong is not None:
-            raise wrong
+            raise noted(wrong, ticket.ids)
         return handles
 
     async def _chunk(self, calls: Iterator[Call[R]], extra: TaskOptions | None, sent: int) -> list[Prepared]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -193,3 +193,10 @@ def _finite(value: Any) -> bool:
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes, bytearray, memoryview)):
         return all(map(_finite, value))
     return True
+
+
+def noted(error: Exception, ids: Sequence[str]) -> Exception:
+    """`error`, which ended a `submit_many`, with a note on what had been submitted by then."""
+    if ids:
+        error.add_note(f"the first {len(ids):,} calls were submitted, as the tasks {ids[0]} to {ids[-1]}")
+    return error

@@ -25,12 +25,12 @@ from common.client.core import ClientCore
 from common.client.handles import BaseHandle
 from common.client.inquiries import Inquiries, Inquiry
 from common.client.link import Link
-from common.client.messages import CHUNK, MAX_TASK_BYTES, Prepared, check_limit, prepare, prepare_many
+from common.client.messages import CHUNK, MAX_TASK_BYTES, Prepared, check_limit, noted, prepare, prepare_many
 from common.client.options import NOTHING, Chosen
 from common.client.packs import WINDOW, Pack, Ticket, split
 from common.client.sync_administration import Administration
 from common.client.sync_handle import Handle
-from common.errors import ClientClosed, InvalidTask, ResultTimeout
+from common.errors import ClientClosed, ResultTimeout
 from common.options import TaskOptions
 from common.questions import TaskStatus
 from common.settings import ClientSettings, load
@@ -123,7 +123,8 @@ class Submitter:
                 all of it is right, so memory stays bounded apart from the handles.
 
         Raises:
-            InvalidTask: nothing of the call's chunk was sent; the message counts the calls before.
+            InvalidTask: nothing of the call's chunk was sent; a note names the calls before, which were submitted. The
+                same for whatever `calls` itself raises.
             SubmissionRefused, SubmissionUnknown, ClientClosed: as in `submit`; `ids` has the id of each call that was
                 drawn, in order.
         """
@@ -237,20 +238,23 @@ class Client(Submitter, Administration):
         handles: list[Handle[R]] = []
         settled: SimpleQueue[Ticket] = SimpleQueue()
         ticket = Ticket([], settled.put)
-        wrong: InvalidTask | None = None
-        while not ticket.faults and (chunk := list(islice(calls, CHUNK))):
+        wrong: Exception | None = None
+        while not ticket.faults:
             sent = len(handles)
             try:
+                chunk = list(islice(calls, CHUNK))
                 prepared = prepare_many(chunk, self._max_task_bytes, extra, first=sent, sent=sent)
-            except InvalidTask as error:
+            except Exception as error:  # noqa: BLE001 - `calls` is the caller's own code; raised below
                 wrong = error
+                break
+            if not chunk:
                 break
             self._send(prepared, ticket, settled, handles)
         while ticket.left:
             settled.get()
         ticket.check()
         if wrong is not None:
-            raise wrong
+            raise noted(wrong, ticket.ids)
         return handles
 
     def _send(

@@ -100,6 +100,11 @@ class Ledger:
         """Whether the task function or the key of `lane` has a quota."""
         return lane.task in self._tasks or lane.key in self._keys
 
+    @property
+    def limits_within(self) -> bool:
+        """Whether any task function or key has a quota."""
+        return bool(self._tasks or self._keys)
+
     def limits_task(self, task: str) -> bool:
         """Whether a task function has a quota."""
         return task in self._tasks
@@ -125,7 +130,7 @@ class Ledger:
         account = self._account(lane)
         account.out += count
         account.pending += count
-        for limit in self._of(lane):
+        for limit in self._of(account.lane):
             limit.out += count
             limit.pending += count
 
@@ -135,8 +140,7 @@ class Ledger:
 
     def sent(self, lane: Lane, count: int, now: float) -> None:
         """`count` tasks that were taken have been committed and are published now."""
-        self._settle(lane, count, out=0)
-        for limit in self._of(lane):
+        for limit in self._of(self._settle(lane, count, out=0)):
             limit.record(count, now)
 
     def doubt(self, lane: Lane, count: int, now: float) -> None:
@@ -149,8 +153,9 @@ class Ledger:
 
     def adopt(self, lane: Lane, count: int = 1) -> None:
         """`count` tasks of `lane` are found to be out in the store."""
-        self._account(lane).out += count
-        for limit in self._of(lane):
+        account = self._account(lane)
+        account.out += count
+        for limit in self._of(account.lane):
             limit.out += count
 
     def landed(self, lane: Lane, count: int = 1) -> None:
@@ -216,18 +221,20 @@ class Ledger:
                 heappush(self._alarms, (moment, key))
         return room
 
-    def _settle(self, lane: Lane, count: int, *, out: int) -> None:
+    def _settle(self, lane: Lane, count: int, *, out: int) -> Lane:
+        """The lane that is charged: the one that `take` charged."""
         account = self._account(lane)
         account.pending -= count
         account.out -= out
         if account.out <= 0:
             del self._accounts[lane.number]
-        for limit in self._of(lane):
+        for limit in self._of(account.lane):
             limit.pending -= count
             limit.out -= out
-        if lane.key in self._keys:
+        if account.lane.key in self._keys:
             # Also when all were sent: only now is it known when the rate lets the next one go.
-            self._freed.add(lane.key)
+            self._freed.add(account.lane.key)
+        return account.lane
 
     def _account(self, lane: Lane) -> _Account:
         account = self._accounts.get(lane.number)

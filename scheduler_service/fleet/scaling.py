@@ -2,7 +2,8 @@
 
 A task needs one slot for its run time. So what arrives keeps ``accepted x run`` slots busy, what waits needs
 ``waiting x run`` seconds of slots, and to do that within the target it takes that many, divided by the target, but
-never more than there are tasks: a second slot makes no task faster. Limits on the queue bound what more slots could do.
+never more than there are tasks: a second slot makes no task faster. Limits bound what more slots could do: those of the
+queue, and those of the functions and keys of what waits (`restraint`).
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ class Demand(Struct, frozen=True, kw_only=True):
         rate: tasks a second that may start; None: no limit.
         concurrency: tasks that may be out; None: no limit.
         paused: nothing may start.
+        usable: of those that wait, how many limits of functions and keys let be done within the target; None: all.
+        bound: slots that these limits let be used; None: no bound.
+        least: seconds that what waits takes because of them; None: something of it is paused.
     """
 
     waiting: int = 0
@@ -48,6 +52,9 @@ class Demand(Struct, frozen=True, kw_only=True):
     rate: float | None = None
     concurrency: int | None = None
     paused: bool = False
+    usable: int | None = None
+    bound: float | None = None
+    least: float | None = 0.0
 
 
 def drain_seconds(demand: Demand) -> float | None:
@@ -62,13 +69,13 @@ def drain_seconds(demand: Demand) -> float | None:
     """
     if demand.waiting == 0:
         return 0.0
-    if demand.paused or demand.slots <= 0:
+    if demand.paused or demand.slots <= 0 or demand.least is None:
         return None
     saturated = demand.oldest >= SATURATED and demand.finished > 0
     able = demand.finished if saturated else _parallel(demand, demand.slots) / max(demand.run, OVERHEAD)
     if demand.rate is not None:
         able = min(able, demand.rate)
-    return demand.waiting / able
+    return max(demand.waiting / able, demand.least)
 
 
 def recommended_workers(demand: Demand, target: float) -> int:
@@ -88,12 +95,16 @@ def recommended_workers(demand: Demand, target: float) -> int:
         slots = float(demand.out)
     else:
         run = max(demand.run, OVERHEAD)
-        draining = min(demand.waiting * run / target, float(demand.waiting))
+        usable = demand.waiting if demand.usable is None else min(demand.waiting, demand.usable)
+        draining = min(usable * run / target, float(usable))
         slots = draining + demand.accepted * run
+        if demand.bound is not None:
+            slots = min(slots, demand.bound)
         if demand.rate is not None:
             slots = min(slots, demand.rate * run)
         slots = max(_parallel(demand, slots), float(demand.out))
-    idle = slots <= 0 and (demand.paused or (demand.waiting == 0 and demand.accepted <= 0))
+    nothing = demand.waiting == 0 and demand.accepted <= 0
+    idle = slots <= 0 and (demand.paused or demand.bound == 0 or nothing)
     return 0 if idle else max(1, math.ceil(round(slots / max(demand.worker_slots, 1.0), 6)))
 
 

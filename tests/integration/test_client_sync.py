@@ -26,7 +26,7 @@ from common.errors import (
 )
 from common.ids import new_task_id
 from common.options import TaskOptions
-from common.tasks import Registry, call, task
+from common.tasks import Call, Registry, call, task
 from common.topology import Topology
 from deploy.local import Broker
 from tests.support.stand_in import StandIn, eventually
@@ -84,6 +84,20 @@ def test_many_tasks_share_messages(scheduler: StandIn, client: Client) -> None:
 
     assert [handle.result(timeout=5) for handle in handles] == [2 * i for i in range(2500)]
     assert scheduler.packs == [1000, 1000, 500]
+
+
+def test_calls_that_end_with_an_error_say_what_was_submitted_before(scheduler: StandIn, client: Client) -> None:
+    def calls() -> Iterator[Call[int]]:
+        for number in range(25_000):
+            yield Call("add", (number, 0))
+        raise KeyError("no more")
+
+    with pytest.raises(KeyError, match="no more") as raised:
+        client.submit_many(calls())
+    eventually(lambda: len(scheduler.tasks) == 20_000)
+    (note,) = raised.value.__notes__
+    first, last = min(scheduler.tasks), max(scheduler.tasks)
+    assert note == f"the first 20,000 calls were submitted, as the tasks {first} to {last}"
 
 
 def test_concurrent_submits_share_messages(scheduler: StandIn, client: Client) -> None:

@@ -88,6 +88,7 @@ BAD_SUBMISSIONS: dict[str, tuple[str, bytes, dict[str, Any]]] = {
     "a function that is no name": ("undecodable", submission(task(task="os.system('true')")), {}),
     "a queue that is no name": ("undecodable", submission(task(queue="#")), {}),
     "a priority beyond all": ("undecodable", submission(task(priority=10**30)), {}),
+    "a control character in a key": ("undecodable", submission(task(options={"key": "anna\x00gpu"})), {}),
     "a missing id": ("undecodable", submission(b'{"task":"add"}'), {}),
     "null": ("undecodable", submission(b"null"), {}),
 }

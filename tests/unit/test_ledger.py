@@ -46,6 +46,20 @@ def test_the_least_of_all_quotas_wins(least: Scope, kind: str) -> None:
     assert go(with_quotas(**what), 9) == 3
 
 
+def test_what_is_charged_is_what_is_released() -> None:
+    """Whatever comes under the number of a lane: else a key that was charged for it would never be free again."""
+    ledger = with_quotas(key={"concurrency": 1})
+    other = Lane(LANE.number, "q", LANE.priority, "add", "bert")
+    ledger.take(other, 1)
+    ledger.take(LANE, 1)
+    ledger.sent(other, 1, NOW)
+    ledger.sent(LANE, 1, NOW)
+    ledger.adopt(LANE)
+    ledger.landed(LANE, 3)
+    assert ledger.out(Scope.KEY, "anna") == 0
+    assert ledger.allowed(LANE, NOW) == 1
+
+
 @pytest.mark.parametrize("scope", list(Scope))
 def test_a_pause_of_any_of_them_stops_it(scope: Scope) -> None:
     assert with_quotas(**{scope.value: {"paused": True}}).allowed(LANE, NOW) == 0

@@ -174,6 +174,37 @@ def test_the_signals_for_scaling_follow_from_depth_rate_and_slots(fleet: Fleet) 
     assert (limited.drain_seconds, limited.recommended_workers) == (150.0, 2), "more workers make it no faster"
 
 
+def test_limits_of_functions_and_keys_bound_what_more_workers_could_do(fleet: Fleet) -> None:
+    fleet.work(slots=10, functions=["slow", "quick"])
+    fleet.queue(20_000, task="slow")
+    done = [events.Finished("default", "slow", "succeeded", [1.0] * 60, [2.0] * 60)]
+    fleet.telemetry.emit(events.Submitted(20_000, {"default": 20_000}, 0))
+    fleet.telemetry.emit(events.Replied(60, done, 0))
+    fleet.now += 10
+    (free,) = fleet.reporter.reports()
+    assert free.recommended_workers > 50
+
+    fleet.quota(Scope.TASK, "slow", concurrency=1)
+    (one,) = fleet.reporter.reports()
+    assert (one.recommended_workers, one.drain_seconds) == (1, 20_000.0)
+
+    fleet.queue(600, task="quick")
+    (both,) = fleet.reporter.reports()
+    assert both.recommended_workers > 1, "what nobody limits waits, too"
+
+    fleet.quota(Scope.TASK, "slow", paused=True)
+    (report,) = fleet.reporter.reports()
+    assert report.drain_seconds is None, "not all of it will ever go"
+
+
+def test_what_waits_for_a_paused_key_is_no_reason_for_a_worker(fleet: Fleet) -> None:
+    fleet.work(slots=10)
+    fleet.queue(60_000, key="anna")
+    fleet.quota(Scope.KEY, "anna", paused=True)
+    (report,) = fleet.reporter.reports()
+    assert (report.recommended_workers, report.drain_seconds, report.limited) == (0, None, 60_000)
+
+
 def test_one_that_only_waits_for_its_turn_has_no_reason(fleet: Fleet) -> None:
     fleet.work()
     fleet.quota(Scope.QUEUE, "default", concurrency=2, rate=Rate(2, 1.0))
