@@ -16,8 +16,10 @@ from common.errors import InvalidQuota
 
 MAX_WEIGHT: Final = 1000.0
 MIN_WEIGHT: Final = 0.001
+SHORTEST_SPAN: Final = 0.001
+"""Seconds."""
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_RATE: Final = re.compile(r"^(?P<count>\d+)/(?P<spans>\d*(?:\.\d+)?)(?P<unit>[smhd])$")
+_RATE: Final = re.compile(r"(?P<count>[0-9]{1,12})/(?P<spans>[0-9]{0,9}(?:\.[0-9]{1,9})?)(?P<unit>[smhd])")
 
 
 class Scope(StrEnum):
@@ -33,7 +35,7 @@ class Rate(Struct, frozen=True, gc=False):
 
     Attributes:
         count: from 1.
-        per: seconds.
+        per: seconds, 0.001 to 86,400.
 
     Example:
         >>> Rate.parse("100/s")
@@ -43,7 +45,7 @@ class Rate(Struct, frozen=True, gc=False):
     """
 
     count: Annotated[int, Meta(ge=1, le=10_000_000)]
-    per: Annotated[float, Meta(gt=0, le=86_400)] = 1.0
+    per: Annotated[float, Meta(ge=SHORTEST_SPAN, le=86_400)] = 1.0
 
     @classmethod
     def parse(cls, text: str) -> Rate:
@@ -52,19 +54,19 @@ class Rate(Struct, frozen=True, gc=False):
         Raises:
             InvalidQuota: it is not of this form, or nothing at all.
         """
-        match = _RATE.match(text)
+        match = _RATE.fullmatch(text)
         if match is None or int(match["count"]) < 1:
             raise InvalidQuota(f"{text!r} is not a rate: write the number and the span, such as 100/s, 90/m or 3/10s")
         per = float(match["spans"] or 1) * _UNITS[match["unit"]]
-        if not 0 < per <= _UNITS["d"]:
-            raise InvalidQuota(f"{text!r} is not a rate: the span has to be above 0 and at most a day")
+        if not SHORTEST_SPAN <= per <= _UNITS["d"]:
+            raise InvalidQuota(f"{text!r} is not a rate: the span has to be a millisecond at least and a day at most")
         return cls(int(match["count"]), per)
 
     def __str__(self) -> str:
         for unit, seconds in _UNITS.items():
             if self.per == seconds:
                 return f"{self.count}/{unit}"
-        return f"{self.count}/{self.per:g}s"
+        return f"{self.count}/{self.per:.9g}s"
 
 
 class Quota(Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from common.errors import WireError
-from common.options import Backoff, Label, Policy, TaskOptions
+from common.options import LONGEST, Backoff, Label, Policy, TaskOptions
 
 CONTENT_TYPE: Final = "application/json"
 MAX_PACK_BYTES: Final = 1024 * 1024
@@ -194,7 +194,7 @@ class Advice(Struct, omit_defaults=True, frozen=True, gc=False):
     """
 
     give_up: bool = False
-    after: Annotated[float, Meta(ge=0)] | None = None
+    after: Annotated[float, Meta(ge=0, le=LONGEST)] | None = None
     retries: int | None = None
     backoff: Backoff | None = None
     max_crashes: int | None = None
@@ -310,7 +310,7 @@ class Beat(Message, omit_defaults=True):
     """The last beat of this worker."""
     probe: str = ""
     """The token of the last `probe` control message that this worker received."""
-    interval: float = 1.0
+    interval: Annotated[float, Meta(ge=0, le=60)] = 1.0
     """Seconds until the next beat at the latest."""
     host: str = ""
     pid: int = 0

@@ -11,6 +11,7 @@ from msgspec import Raw, Struct
 
 from common.broker import Delivery
 from common.errors import WireError
+from common.options import LONGEST
 from common.states import Event, Expired, Failed, Held, Returned, Succeeded, UnknownFunction
 from common.wire import ErrorInfo, ErrorKind, Outcome, OutcomeKind, RawReply, Reply, ReturnReason, decode
 from scheduler_service.operations import Report
@@ -46,7 +47,7 @@ def outcomes_in(delivery: Delivery, refused: list[ParkedMessage]) -> tuple[str, 
     except WireError:
         pass
     else:
-        return reply.worker, reply.outcomes
+        return reply.worker, _timed(reply.outcomes)
     raw_reply = decode(RawReply, delivery.body)
     outcomes: list[Outcome] = []
     for raw in raw_reply.outcomes:
@@ -57,7 +58,15 @@ def outcomes_in(delivery: Delivery, refused: list[ParkedMessage]) -> tuple[str, 
             message.payload = bytes(raw)
             refused.append(message)
             outcomes += _failed(raw, error)
-    return raw_reply.worker, outcomes
+    return raw_reply.worker, _timed(outcomes)
+
+
+def _timed(outcomes: list[Outcome]) -> list[Outcome]:
+    """The same with run times that can be: nothing else of an outcome is wrong because of its clock."""
+    for outcome in outcomes:
+        if not 0.0 <= outcome.run_seconds <= LONGEST:
+            outcome.run_seconds = 0.0
+    return outcomes
 
 
 def _failed(raw: Raw, error: WireError) -> list[Outcome]:

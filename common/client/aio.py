@@ -335,7 +335,7 @@ class AsyncClient(AsyncSubmitter, AsyncAdministration):
         self._flow.rouse()
         deadline = None if timeout is None else loop.time() + timeout
         try:
-            async with _limited(deadline, handle.id, f"no scheduler has said anything about task {handle.id}"):
+            async with _limited(deadline, handle.id, f"no scheduler has said how task {handle.id} is"):
                 await answered
         finally:
             inquiries.drop(inquiry)

@@ -36,7 +36,8 @@ class BaseHandle(Generic[R]):
         "_outcome",
         "_result_type",
         "_since",
-        "_unknown_since",
+        "_unknown_at",
+        "_unknown_for",
         "_watchers",
         "id",
     )
@@ -48,7 +49,8 @@ class BaseHandle(Generic[R]):
         self._outcome: TaskResult | None = None
         self._watchers: list[Watcher] | None = None
         self._since = 0.0
-        self._unknown_since = math.inf
+        self._unknown_at = math.inf
+        self._unknown_for = 0.0
         self._content: int | None = None
 
     def done(self) -> bool:

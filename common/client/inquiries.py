@@ -16,6 +16,8 @@ A = TypeVar("A")
 
 ANSWER_TIMEOUT: Final = 30.0
 """Seconds that a verb waits for each answer unless it is told otherwise."""
+OWN_DOUBT: Final = 20.0
+"""Seconds for which a task of this client has to be unknown: its submission may be on its way."""
 
 
 class Inquiry(Generic[A]):
@@ -40,13 +42,13 @@ class Inquiry(Generic[A]):
     def take(self, answer: A | None, now: float) -> bool:
         """Take an answer; None is `unknown`. Returns whether it is the last word.
 
-        The submission of a task of ours may still be on its way, so that one is asked for until it is known; any other
-        is unknown when the scheduler has said so twice.
+        The submission of a task of ours may still be on its way, so that one is asked for a while longer; any other is
+        unknown when the scheduler has said so twice.
         """
         self.answer = answer
         if answer is None:
             since = self._unknown_since = now if self._unknown_since is None else self._unknown_since
-            if self._ours or now - since < DOUBT:
+            if now - since < (OWN_DOUBT if self._ours else DOUBT):
                 return False
             self.unknown = True
         self._notify(self)

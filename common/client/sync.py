@@ -316,7 +316,7 @@ class Client(Submitter, Administration):
         with self._link.use() as core:
             of(core).add(inquiry, time.monotonic())
         try:
-            _next(answered, deadline, handle.id, f"no scheduler has said anything about task {handle.id}")
+            _next(answered, deadline, handle.id, f"no scheduler has said how task {handle.id} is")
         finally:
             with self._link.lock:
                 of(self._link.core).drop(inquiry)

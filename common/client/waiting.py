@@ -33,6 +33,9 @@ PAGES: Final = 2
 """Questions on their way at a time."""
 DOUBT: Final = 1.0
 """Seconds between two answers `unknown` that make a task unknown: its submission may be on its way."""
+OWN_DOUBT: Final = 120.0
+"""The same for a task of this client, whose submission may be in the queue behind very many. Between two answers no
+more than `LONGEST` counts: without a scheduler nothing is said, however long it takes."""
 
 
 class _Line:
@@ -210,12 +213,15 @@ class Waiting:
 
     def _unknown(self, task_id: str, now: float) -> bool:
         handle = self.find(task_id)
-        if handle is None or not handle._foreign:
-            return False  # ours: its submission may still be in the queue
-        if math.isinf(handle._unknown_since):
-            handle._unknown_since = now
-            self._rechecks[task_id] = now + DOUBT
-        if now - handle._unknown_since < DOUBT:
+        if handle is None:
+            return False
+        if math.isinf(handle._unknown_at):
+            if handle._foreign:
+                self._rechecks[task_id] = now + DOUBT
+        else:
+            handle._unknown_for += min(LONGEST, now - handle._unknown_at)
+        handle._unknown_at = now
+        if handle._unknown_for < (DOUBT if handle._foreign else OWN_DOUBT):
             return False
         self._pop(task_id)
         handle._resolve(TaskResult(task_id, UNKNOWN))

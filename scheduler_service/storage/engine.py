@@ -122,3 +122,38 @@ class LockFile:
         file, self._file = self._file, None
         if file is not None:
             os.close(file)
+
+
+class OpenedFile:
+    """The database file as it was opened, to notice that another one, or none, is in its place.
+
+    SQLite goes on writing to a file that was deleted: nobody would see that until the next start, when all is lost.
+
+    Args:
+        url: the database's URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._path = Path(str(make_url(url).database)).absolute()
+        self._identity: tuple[int, int] | None = None
+
+    def remember(self) -> None:
+        """The file that is there now is the right one."""
+        self._identity = self._look()
+
+    def fault(self) -> str:
+        """Why nothing may be written; empty when the file is where it was."""
+        if self._identity is None or self._look() == self._identity:
+            return ""
+        return (
+            f"the database {str(self._path)!r} was deleted, or replaced by another file: put back the one that was "
+            f"there (as long as this process lives it is one of /proc/{os.getpid()}/fd), or start the scheduler again "
+            "with the one that is there now"
+        )
+
+    def _look(self) -> tuple[int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino

@@ -22,7 +22,7 @@ from common.errors import StoreConflict, StoreError, StoreRefused, StoreUnavaila
 from common.failpoints import hit
 from common.telemetry import Telemetry
 from scheduler_service.events import StoreCommitted, StoreFailed
-from scheduler_service.storage.engine import LockFile, open_engine
+from scheduler_service.storage.engine import LockFile, OpenedFile, open_engine
 from scheduler_service.storage.migrate import migrate
 
 P = ParamSpec("P")
@@ -32,8 +32,7 @@ log = logging.getLogger(__name__)
 
 GROUP = 32
 """At most this many functions share a commit."""
-
-
+_DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 GIVEN_UP = 30.0
 """Seconds after which a transaction that failed and was not tried again is forgotten."""
 
@@ -66,6 +65,7 @@ class Store:
         self._thread: threading.Thread | None = None
         self._connection: Connection | None = None
         self._lock = LockFile(url)
+        self._file = OpenedFile(url)
         self._failed: dict[str, tuple[float, str]] = {}
         self.pending = 0
         """How many transactions have been asked for and not answered."""
@@ -96,6 +96,7 @@ class Store:
         except BaseException:
             self._lock.release()
             raise
+        self._file.remember()
         self._thread = threading.Thread(target=self._work, name="store")
         self._thread.start()
 
@@ -159,6 +160,7 @@ class Store:
     def _transact(self, jobs: list[_Job]) -> Exception | None:
         started = time.perf_counter()
         try:
+            self._check_place()
             if self._connection is None:
                 self._connection = self._engine.connect()
             with self._connection.begin():
@@ -167,7 +169,10 @@ class Store:
                 if self._commit_delay:
                     time.sleep(self._commit_delay)
                 executed = time.perf_counter()
+            self._check_place()
             hit("store.after_commit")
+        except _Misplaced as error:
+            return self._note_unavailable(error, jobs)  # and keep it open: it may be all that is left of the data
         except Exception as error:  # noqa: BLE001 - the boundary of the thread: the caller gets it
             return self._note_failure(error, jobs)
         for job in jobs:
@@ -176,16 +181,24 @@ class Store:
         self._telemetry.emit(StoreCommitted(len(jobs), now - started, now - executed))
         return None
 
+    def _check_place(self) -> None:
+        if fault := self._file.fault():
+            raise _Misplaced(fault)
+
     def _note_failure(self, error: Exception, jobs: list[_Job]) -> Exception:
         mapped = _mapped(error)
         if isinstance(mapped, StoreUnavailable):
-            if not self.failure:
-                log.warning("the store is unavailable", extra={"reason": str(mapped)})
-            now = time.monotonic()
-            self._failed |= {job.name: (now, str(mapped)) for job in jobs}
-            self._telemetry.emit(StoreFailed(str(mapped)))
+            self._note_unavailable(mapped, jobs)
             self._close()
         return mapped
+
+    def _note_unavailable(self, error: StoreUnavailable, jobs: list[_Job]) -> StoreUnavailable:
+        if not self.failure:
+            log.warning("the store is unavailable", extra={"reason": str(error)})
+        now = time.monotonic()
+        self._failed |= {job.name: (now, str(error)) for job in jobs}
+        self._telemetry.emit(StoreFailed(str(error)))
+        return error
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None
@@ -201,6 +214,10 @@ class Store:
             loop.call_soon_threadsafe(_resolve, jobs)
         except RuntimeError:
             log.debug("the loop ended before the store's answer")
+
+
+class _Misplaced(StoreUnavailable):
+    """The database file is not where it was."""
 
 
 def _resolve(jobs: list[_Job]) -> None:
@@ -219,6 +236,8 @@ def _mapped(error: Exception) -> Exception:
     if isinstance(error, OperationalError | InterfaceError | OSError | TimeoutError):
         return StoreUnavailable(f"the database did not take it: {getattr(error, 'orig', None) or error}")
     if isinstance(error, DBAPIError):
+        if getattr(error.orig, "sqlite_errorname", "").startswith(_DAMAGED):
+            return StoreUnavailable(f"the database is damaged, restore it from a backup: {error.orig}")
         kind = StoreConflict if isinstance(error, IntegrityError) else StoreRefused
         return kind(f"the database refused a value: {error.orig}")
     return error

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 
 import pytest
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
 from common.errors import StoreConflict, StoreRefused, StoreUnavailable
 from common.telemetry import Telemetry
@@ -73,6 +75,17 @@ async def test_a_refused_value_is_no_failure_of_the_store(store: Store) -> None:
     with pytest.raises(StoreRefused):
         await store.run(nonsense)
     assert store.failure == ""
+
+
+async def test_a_damaged_database_is_no_fault_of_what_is_written(store: Store, commits: list[int]) -> None:
+    def damaged(_: Connection) -> None:
+        error = sqlite3.DatabaseError("database disk image is malformed")
+        error.sqlite_errorname = "SQLITE_CORRUPT_INDEX"
+        raise DBAPIError("SELECT 1", None, error)
+
+    with pytest.raises(StoreUnavailable, match="damaged, restore it from a backup"):
+        await store.run(damaged)
+    assert "damaged" in store.failure
 
 
 async def test_a_stopped_store_finishes_what_it_was_given_and_takes_no_more(store: Store, database: str) -> None:

@@ -64,6 +64,17 @@ def locked(database: Path) -> Iterator[None]:
             connection.execute("ROLLBACK")
 
 
+@contextlib.contextmanager
+def misplaced(database: Path) -> Iterator[None]:
+    """Take the database file away from where it belongs; it stays open."""
+    away = database.with_suffix(".away")
+    database.rename(away)
+    try:
+        yield
+    finally:
+        away.rename(database)
+
+
 def stand(cluster: Cluster, load: Load) -> None:
     """Meet the fault: unready, no task is lost from sight, nothing is acked; and that for a while."""
     cluster.scheduler.await_unready(20)
@@ -100,6 +111,24 @@ def test_database_locked(start_cluster: StartCluster, note: Note) -> None:
     wait_until(lambda: load.finished > 100, 20, "tasks run")
     with locked(cluster.store.path):
         stand(cluster, load)
+    cluster.scheduler.await_ready(15)
+    load.join(60)
+
+    assert not cluster.scheduler.exits, "it recovers by itself"
+    verdict = cluster.assert_nothing_lost()
+    assert not verdict.twice
+    note(verdict)
+
+
+def test_database_deleted(start_cluster: StartCluster, note: Note) -> None:
+    """What is written to a file that nobody can open any more would be gone with the process."""
+    cluster = start_cluster()
+    load = cluster.load(squares, 600, **FLOW)
+    wait_until(lambda: load.finished > 100, 20, "tasks run")
+    with misplaced(cluster.store.path):
+        stand(cluster, load)
+        assert "was deleted, or replaced" in cluster.scheduler.get("/readyz")[1]
+        assert not cluster.store.path.exists(), "no empty one is made in its place"
     cluster.scheduler.await_ready(15)
     load.join(60)
 

@@ -12,7 +12,7 @@ from common.backoff import reconnect_wait
 from common.client.core import ClientCore
 from common.client.handles import BaseHandle
 from common.client.inquiries import Inquiries, Inquiry, status_inquiries
-from common.client.waiting import ANSWER, DOUBT, LONGEST, PAGES, SILENCE, Waiting, _Line
+from common.client.waiting import ANSWER, DOUBT, LONGEST, OWN_DOUBT, PAGES, SILENCE, Waiting, _Line
 from common.errors import ClientClosed, InvalidTask, UnknownTask
 from common.ids import new_task_id
 from common.questions import Ask, Cancelled, Statuses, TaskStatus
@@ -199,7 +199,7 @@ def test_dropped_handles_are_not_asked_about_and_leave_nothing() -> None:
     assert len(client.waiting) == 1
 
 
-def test_unknown_counts_when_it_is_said_twice_and_only_for_foreign_tasks() -> None:
+def test_unknown_counts_when_it_is_said_twice_and_for_our_own_tasks_when_it_is_said_for_long() -> None:
     client = Client()
     (ours,), (foreign,) = client.submit(), client.submit(foreign=True)
     client.unknown = {ours.id, foreign.id}
@@ -210,8 +210,30 @@ def test_unknown_counts_when_it_is_said_twice_and_only_for_foreign_tasks() -> No
     client.run(0.2)
     with pytest.raises(UnknownTask):
         foreign._value()
+    client.run(OWN_DOUBT)
+    assert not ours.done(), "its submission may be in the queue"
+    client.run(3 * LONGEST)
+    with pytest.raises(UnknownTask):
+        ours._value()
+    client.asked.clear()
     client.run(300)
-    assert not ours.done()
+    assert client.asked == []
+
+
+def test_an_own_task_is_not_unknown_because_nobody_answered() -> None:
+    client = Client()
+    (ours,) = client.submit()
+    client.unknown = {ours.id}
+    client.run(20)
+    client.answering = False
+    client.run(3600)
+    client.answering = True
+    client.run(LONGEST)
+    assert not ours.done(), "an hour without a scheduler says nothing"
+    client.known[ours.id] = succeeded(ours)
+    client.unknown.clear()
+    client.run(2 * LONGEST)
+    assert ours._value() == 1
 
 
 def test_two_answers_in_a_moment_are_one() -> None:
@@ -330,6 +352,13 @@ def test_an_unknown_task_of_ours_may_be_on_its_way_and_a_foreign_one_is_unknown_
         foreign.result()
     inquiries.answered(queued("ours"), [], 3)
     assert ours.result().state == "queued"
+
+    gone = Inquiry("gone", ours=True, notify=answered.append)
+    inquiries.add(gone, 10)
+    for second in range(10, 31):
+        assert not gone.unknown
+        inquiries.answered({}, ["gone"], second)
+    assert gone.unknown, "said again and again for 20 s"
 
 
 def test_closing_ends_inquiries() -> None:
