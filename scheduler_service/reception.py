@@ -32,6 +32,10 @@ from scheduler_service.storage.tasks import NewTask
 _NONCE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
+KEPT_BYTES: Final = 64 * 1024
+"""Of a message above the limit so much is kept, from its beginning: whoever sends such fills the database."""
+
+
 class Limits(Struct, frozen=True):
     """What a submission may be.
 
@@ -69,7 +73,10 @@ def read(
             owner, reply_to = _sender(delivery, topology)
             submission = _submission(delivery, limits)
         except Refusal as refusal:
-            refused.append(parked_message("submit", delivery, refusal.reason, str(refusal)))
+            message = parked_message("submit", delivery, refusal.reason, str(refusal))
+            if len(delivery.body) > limits.message_bytes:
+                message.payload = message.payload[:KEPT_BYTES]
+            refused.append(message)
             continue
         for each in submission:
             try:

@@ -106,6 +106,7 @@ async def test_bad_submissions_are_parked_each_with_its_reason(
     expected = {name: ("submit", reason) for name, (reason, _, _) in BAD_SUBMISSIONS.items()}
     assert named(BAD_SUBMISSIONS, rows) == expected
     assert all(row.payload in body for row, (_, body, _) in zip(rows, BAD_SUBMISSIONS.values(), strict=True))
+    assert max(len(row.payload) for row in rows if row.reason != "undecodable") == 64 * 1024, "of what is too large"
     assert scheduler.parked == Counter(expected.values())
     assert scheduler.ready
 
