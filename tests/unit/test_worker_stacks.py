@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
+import anyio
 import pytest
 
 from common.wire import encode
@@ -74,6 +75,29 @@ async def shield() -> None:
     await asyncio.shield(asyncio.create_task(leaf(), name="child"))
 
 
+async def wait_for_gather() -> None:
+    await asyncio.wait_for(asyncio.gather(leaf(), leaf()), 600)
+
+
+async def shielded_gather() -> None:
+    await asyncio.shield(asyncio.gather(leaf(), leaf()))
+
+
+async def gathered_gathers() -> None:
+    await asyncio.gather(asyncio.gather(leaf(), leaf()), asyncio.shield(asyncio.gather(leaf())))
+
+
+async def anyio_group() -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(leaf)
+
+
+async def inside_of_an_anyio_group() -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(leaf)
+        await asyncio.sleep(600)
+
+
 async def interrupted() -> None:
     await CoroutineInterrupt().run(iterate())
 
@@ -108,7 +132,8 @@ async def suspended(function: Callable[[], Coroutine[Any, Any, None]]) -> AsyncI
     ("function", "leaves"),
     [
         (leaf, 1), (iterate, 1), (enter, 1), (group, 1), (inside_of_a_group, 1), (gather, 2), (another_task, 1),
-        (wait, 1), (wait_for, 1), (shield, 1), (interrupted, 1), (itself, 1),
+        (wait, 1), (wait_for, 1), (shield, 1), (interrupted, 1), (itself, 1), (wait_for_gather, 2),
+        (shielded_gather, 2), (gathered_gathers, 3), (anyio_group, 1), (inside_of_an_anyio_group, 1),
     ],
 )  # fmt: skip
 async def test_a_suspended_task_is_followed_to_its_innermost_await(
@@ -120,7 +145,7 @@ async def test_a_suspended_task_is_followed_to_its_innermost_await(
     text = "\n".join(lines)
     assert text.count("in leaf: await asyncio.Event().wait()") == leaves, text
     assert text.count("locks.py:") == leaves, text
-    assert "awaits Future" in lines[-1] or function is inside_of_a_group
+    assert "awaits Future" in lines[-1] or function in (inside_of_a_group, inside_of_an_anyio_group)
     if function is not interrupted:
         assert f"in {function.__name__}:" in lines[0] or function is leaf
     else:

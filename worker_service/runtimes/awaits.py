@@ -27,6 +27,7 @@ MOST_BRANCHES: Final = 50
 """Children of one task that are shown."""
 AROUND: Final = frozenset({pipeline.__file__, interrupts.__file__})
 """What runs a task function; whatever was called before that says nothing about the task."""
+_TASK_GROUPS: Final = frozenset({"asyncio.taskgroups", "anyio._backends._asyncio"})
 _INTERRUPT: Final = interrupts.CoroutineInterrupt.run.__code__
 
 
@@ -150,23 +151,26 @@ def _behind(awaitable: Any) -> Any:
 
 def _branches(waiter: Any, frames: list[tuple[FrameType, int]]) -> list[asyncio.Task[Any]]:
     """The tasks that have to end before these frames are over, as far as they can be found."""
-    found: list[Any] = [waiter, *getattr(waiter, "_children", ())]  # asyncio.gather
+    unseen: list[Any] = [waiter]
     for frame, _ in frames:
-        found += _tasks_of(frame)
-    known = {each: None for each in found if isinstance(each, asyncio.Task)}
-    for each in found:
-        if isinstance(each, asyncio.Future) and not isinstance(each, asyncio.Task):
-            known |= dict.fromkeys(_shielded(each))
-    return list(known)
+        unseen += _tasks_of(frame)
+    known: dict[int, Any] = {}
+    while unseen:
+        each = unseen.pop(0)
+        if isinstance(each, asyncio.Future) and id(each) not in known:
+            known[id(each)] = each
+            if not isinstance(each, asyncio.Task):
+                unseen += [*getattr(each, "_children", ()), *_shielded(each)]  # of `gather`; what may be one again
+    return [each for each in known.values() if isinstance(each, asyncio.Task)]
 
 
 def _tasks_of(frame: FrameType) -> list[Any]:
     # Only where there is something to be found: reading the locals of a frame keeps them alive until it ends.
     names, module = frame.f_code.co_names, frame.f_globals.get("__name__")
-    if "TaskGroup" in names:
-        groups = [each for each in frame.f_locals.values() if isinstance(each, asyncio.TaskGroup)]
+    if "TaskGroup" in names or "create_task_group" in names:
+        groups = [each for each in frame.f_locals.values() if type(each).__name__ == "TaskGroup"]
         return [task for group in groups for task in _copied(getattr(group, "_tasks", ()))]
-    if module == "asyncio.taskgroups" and frame.f_code.co_name in ("__aexit__", "_aexit"):
+    if module in _TASK_GROUPS and frame.f_code.co_name in ("__aexit__", "_aexit"):
         return _copied(getattr(frame.f_locals.get("self"), "_tasks", ()))
     if module == "asyncio.tasks" and frame.f_code.co_name == "_wait":
         return _copied(frame.f_locals.get("fs", ()))
@@ -184,17 +188,17 @@ def _copied(tasks: Iterable[Any]) -> list[Any]:
     return []
 
 
-def _shielded(waiter: asyncio.Future[Any]) -> list[asyncio.Task[Any]]:
-    """The task behind `asyncio.shield`: only the callback of the outer future knows it."""
-    found: list[asyncio.Task[Any]] = []
+def _shielded(waiter: asyncio.Future[Any]) -> list[Any]:
+    """The future behind `asyncio.shield`: only a callback of the outer one knows it."""
+    found: list[Any] = []
     for callback, _ in getattr(waiter, "_callbacks", None) or ():
+        if not getattr(callback, "__qualname__", "").startswith("shield."):
+            continue
         for cell in getattr(callback, "__closure__", None) or ():
             try:
-                content = cell.cell_contents
+                found.append(cell.cell_contents)
             except ValueError:  # not set yet
                 continue
-            if isinstance(content, asyncio.Task):
-                found.append(content)
     return found
 
 
