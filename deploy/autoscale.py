@@ -28,6 +28,7 @@ from deploy.replicas import Bounds, Replicas
 _ANSWER_TIMEOUT: Final = 5.0
 _DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Past any proxy: the address is one of this machine's."""
+_SECONDS: Final = click.FloatRange(0.1, 86_400)
 
 
 @click.command()
@@ -41,9 +42,13 @@ _DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 @click.option("--min", "least", default=1, show_default=True, help="Workers that always stay.")
 @click.option("--max", "most", default=8, show_default=True, help="Workers that this machine has room for.")
 @click.option(
-    "--cooldown", default=60.0, show_default=True, help="Seconds of a lower number before workers are stopped."
+    "--cooldown",
+    type=_SECONDS,
+    default=60.0,
+    show_default=True,
+    help="Seconds of a lower number before workers are stopped.",
 )
-@click.option("--interval", default=5.0, show_default=True, help="Seconds between two looks.")
+@click.option("--interval", type=_SECONDS, default=5.0, show_default=True, help="Seconds between two looks.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 def main(project: str, state: Path, least: int, most: int, cooldown: float, interval: float, dry_run: bool) -> None:
     """Keep as many workers as the scheduler recommends."""

@@ -365,11 +365,9 @@ class Scheduler:
         return f"not connected: {', '.join(down)}" if down else None
 
     def _consumer_check(self) -> str | None:
-        deaf = [consumer.name for consumer in self._consumers if not consumer.consuming]
+        deaf = [consumer.fault for consumer in self._consumers if not consumer.consuming]
         stuck = [f"{consumer.name}: {consumer.stuck_reason}" for consumer in self._consumers if consumer.stuck_reason]
-        if deaf:
-            return f"not consuming: {', '.join(deaf)}"
-        return "; ".join(stuck) or None
+        return "; ".join(deaf or stuck) or None
 
     def _store_check(self) -> str | None:
         return self.store.failure or None

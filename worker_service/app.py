@@ -420,10 +420,12 @@ class Worker:
     def _deaf(self) -> str | None:
         if self.executor.paused:
             return None  # as it was told
+        if fault := self.control.fault:
+            return fault
         if not self.briefing.complete:
             return "no scheduler has said yet what was dispatched before this worker could hear"
-        deaf = [consumer.name for consumer in (*self.consumers, self.direct) if not consumer.consuming]
-        return f"not consuming {', '.join(deaf)}" if deaf else None
+        deaf = [consumer.fault for consumer in (*self.consumers, self.direct) if not consumer.consuming]
+        return "; ".join(deaf) or None
 
     def _stuck(self) -> str | None:
         return self.replier.stuck_reason or None

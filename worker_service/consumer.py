@@ -119,6 +119,11 @@ class WorkConsumer:
         """True while the broker knows this consumer."""
         return self._consumer.consuming
 
+    @property
+    def fault(self) -> str:
+        """See `Consumer.fault`."""
+        return self._consumer.fault
+
     async def start(self) -> None:
         """Start consuming; returns at once."""
         await self._consumer.start()

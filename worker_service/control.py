@@ -78,6 +78,11 @@ class ControlListener:
         """True while the broker knows this consumer."""
         return self._consumer.consuming
 
+    @property
+    def fault(self) -> str:
+        """See `Consumer.fault`."""
+        return self._consumer.fault
+
     async def start(self) -> None:
         """Start listening; returns at once."""
         await self._consumer.start()

@@ -72,11 +72,17 @@ class Consumer:
         self._no_ack = no_ack
         self._subscription: Subscription | None = None
         self._task: asyncio.Task[None] | None = None
+        self._refusal = ""
 
     @property
     def name(self) -> str:
         """The queue's name."""
         return self._queue.name
+
+    @property
+    def fault(self) -> str:
+        """Why it is not consuming, as far as the broker has said so; empty when it is."""
+        return "" if self.consuming else f"not consuming {self.name}: {self._refusal}".removesuffix(": ")
 
     @property
     def consuming(self) -> bool:
@@ -141,6 +147,7 @@ class Consumer:
             try:
                 subscription = await self._subscribe()
             except BrokerError as error:
+                self._refusal = str(error)
                 log.warning("cannot consume", extra={"queue": self.name, "reason": str(error)})
                 await asyncio.sleep(min(1.0, reconnect_wait(failures)))
                 failures += 1
@@ -152,6 +159,7 @@ class Consumer:
                 failures += 1
                 continue
             failures = 0
+            self._refusal = ""
             self._subscription = subscription
             if self._on_consuming is not None:
                 self._on_consuming()
@@ -234,6 +242,11 @@ class BatchConsumer:
     def consuming(self) -> bool:
         """True while the broker knows this consumer."""
         return self._consumer.consuming
+
+    @property
+    def fault(self) -> str:
+        """See `Consumer.fault`."""
+        return self._consumer.fault
 
     @property
     def name(self) -> str:

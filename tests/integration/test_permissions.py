@@ -29,6 +29,8 @@ from deploy.local.container import docker_runs
 from tests import conftest
 from tests.support.conditions import wait_until
 from tests.support.running_scheduler import RunningScheduler
+from tests.support.stand_in_scheduler import RunningWorker, worker_settings
+from tests.support.waiting import eventually
 
 TOPOLOGY = Topology("warren")
 NOBODYS = "warren.client.somebody.4711"
@@ -353,3 +355,17 @@ def test_secrets_are_for_their_owner_only(tmp_path: Path) -> None:
     assert prepare(state, {}) is False
     assert (state.env_file.stat().st_mode & 0o777, state.secrets.stat().st_mode & 0o777) == (0o600, 0o700)
     assert all(os.access(file, os.R_OK) for file in state.secrets.iterdir())
+
+
+async def test_a_worker_without_permissions_says_which_it_lacks(secured: Secured) -> None:
+    """A client's user may not make a worker's queues."""
+    running = RunningWorker(worker_settings(secured.url(Role.CLIENT), "warren"))
+    entering = asyncio.create_task(running.__aenter__())
+    try:
+        await eventually(lambda: "403" in str(running.worker._deaf()))
+        assert "not consuming warren.control" in str(running.worker._deaf())
+    finally:
+        entering.cancel()
+        running.worker.service.drain()
+        running.worker.service.drain()
+        await running.ended()

@@ -79,12 +79,21 @@ def main(argument: str) -> None:
         handlers = load(setup.modules)
     except WarrenError as error:
         text = "; ".join(error.faults) if isinstance(error, SettingsError) else str(error)
-        control.sendall(FAULT + text.encode("utf-8", "backslashreplace"))
+        _say(control, FAULT + text.encode("utf-8", "backslashreplace"))
         return
     gc.collect()
     gc.freeze()  # what is shared with the children stays shared
-    control.sendall(READY)
-    Zygote(control, handlers, Limits(setup.result_bytes, setup.depth)).serve()
+    if _say(control, READY):
+        Zygote(control, handlers, Limits(setup.result_bytes, setup.depth)).serve()
+
+
+def _say(control: socket.socket, text: bytes) -> bool:
+    """False when the worker has ended meanwhile."""
+    try:
+        control.sendall(text)
+    except ConnectionError:
+        return False
+    return True
 
 
 class Zygote:
