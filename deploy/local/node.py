@@ -28,6 +28,8 @@ from deploy.local.control import BrokerError, Control
 from deploy.local.installation import NodeFiles, node_environment, require_installation
 from deploy.local.ports import free_port
 
+_TRIES = 3
+"""Starts, the first time, with other ports each."""
 _NAME = "warren@localhost"  # every node has a port mapper of its own, so the name need not differ
 _CONTROL_SCRIPT = Path(__file__).with_name("control.erl")
 _POLL = 0.02  # seconds between two looks at a node that boots or halts
@@ -50,13 +52,9 @@ class RabbitNode(Administration):
         # A unix socket's path must stay below 104 bytes, and `base` may be anywhere.
         self._run = Path(tempfile.mkdtemp(prefix="warren-"))
         self._files = NodeFiles(base.resolve() if base is not None else self._run / "node")
-        self.port = free_port()
-        self._epmd_port = free_port()
-        self._environment = node_environment(self._files, _NAME, self.port, free_port(), self._epmd_port)
-        self._environment["WARREN_NODE_CONTROL"] = str(self._run / "control")
-        self._environment["WARREN_NODE_SCRATCH"] = str(self._run)
-        self._environment["WARREN_NODE_SCRIPT"] = str(_CONTROL_SCRIPT)
-        self._settings = [f"listeners.tcp.default = {self.port}", *settings]
+        self._settings = list(settings)
+        self._choose_ports()
+        self._started = False
         self._plugins = plugins
         self._log_start = 0
         self._control = Control(self._run / "control")
@@ -118,6 +116,29 @@ class RabbitNode(Administration):
         """
         if self.running:
             raise BrokerError("the node runs already")
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                self._start(timeout)
+            except BrokerError:
+                # Somebody took a port between our choice and now; later nobody but this node knows its ports.
+                if self._started or not tries_left or "eaddrinuse" not in self.log[self._log_start :]:
+                    raise
+                self.stop()
+                self._choose_ports()
+            else:
+                self._started = True
+                return
+
+    def _choose_ports(self) -> None:
+        self.port = free_port()
+        self._epmd_port = free_port()
+        self._environment = node_environment(self._files, _NAME, self.port, free_port(), self._epmd_port)
+        self._environment["WARREN_NODE_CONTROL"] = str(self._run / "control")
+        self._environment["WARREN_NODE_SCRATCH"] = str(self._run)
+        self._environment["WARREN_NODE_SCRIPT"] = str(_CONTROL_SCRIPT)
+
+    def _start(self, timeout: float) -> None:
+        self._log_start = len(self.log)
         self._undo.clear()
         self._write_files()
         self._start_epmd()
@@ -244,7 +265,7 @@ class RabbitNode(Administration):
         files = self._files
         for folder in (files.home, files.data):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        files.config.write_text("\n".join(self._settings) + "\n")
+        files.config.write_text("\n".join([f"listeners.tcp.default = {self.port}", *self._settings]) + "\n")
         files.plugins.write_text(f"[{','.join(self._plugins)}].\n")
         cookie = files.home / ".erlang.cookie"
         if not cookie.exists():

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -165,6 +166,20 @@ def test_start_that_fails_shows_the_end_of_the_log(tmp_path: Path) -> None:
     finally:
         node.close()
     assert not node.processes()
+
+
+def test_a_port_that_was_taken_meanwhile_is_given_up() -> None:
+    node = RabbitNode()
+    with socket.socket(socket.AF_INET) as taker:
+        taker.bind(("127.0.0.1", node.port))
+        taker.listen()
+        taken = node.port
+        with node:
+            assert node.port != taken
+            with pika.BlockingConnection(pika.URLParameters(node.url())):
+                pass
+            node.restart()
+            assert node.port != taken
 
 
 def test_node_dies_with_its_owner(tmp_path: Path) -> None:
