@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from common.questions import Filter
-from common.quotas import MAX_WEIGHT, MIN_WEIGHT, Quota, Rate, Scope
+from common.quotas import MAX_WEIGHT, MIN_WEIGHT, Quota, QuotaName, Rate, Scope
 from common.wire import EMPTY_KWARGS, MAX_PACK_ITEMS, ControlVerb, Load, Message, Priority, QueueName
 
 LONGEST_WAIT = 30.0
@@ -176,7 +176,7 @@ class SetQuota(Message, omit_defaults=True):
     TYPE: ClassVar[str] = "warren.set-quota.v1"
 
     scope: Scope
-    name: Annotated[str, Meta(min_length=1, max_length=128)]
+    name: QuotaName
     weight: Annotated[float, Meta(ge=MIN_WEIGHT, le=MAX_WEIGHT)] | UnsetType = UNSET
     rate: Rate | UnsetType | None = UNSET
     concurrency: Annotated[int, Meta(ge=1, le=1_000_000)] | UnsetType | None = UNSET

@@ -22,6 +22,10 @@ _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _RATE: Final = re.compile(r"(?P<count>[0-9]{1,12})/(?P<spans>[0-9]{0,9}(?:\.[0-9]{1,9})?)(?P<unit>[smhd])")
 
 
+QuotaName = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]+\Z", max_length=128)]
+"""A queue, a task function or a key; no control characters, as in `common.options.Key`."""
+
+
 class Scope(StrEnum):
     """What a quota is about."""
 
@@ -85,7 +89,7 @@ class Quota(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """
 
     scope: Scope
-    name: Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]+\Z", max_length=128)]
+    name: QuotaName
     weight: Annotated[float, Meta(ge=MIN_WEIGHT, le=MAX_WEIGHT)] = 1.0
     rate: Rate | None = None
     concurrency: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None

@@ -189,7 +189,14 @@ class Scheduler:
             report=service.report,
         )
         undertaker = Undertaker(consuming, topology, store, suspect=rescuer.suspect, telemetry=telemetry)
-        inquiries = Inquiries(store, flights, directory, reasons, tell_stored=teller.tell_stored)
+        inquiries = Inquiries(
+            store,
+            flights,
+            directory,
+            reasons,
+            tell_stored=teller.tell_stored,
+            caught_up=lambda: intake.consumer.caught_up,
+        )
         auditor = Auditor(store, publisher, topology)
         canceller = Canceller(
             publisher,

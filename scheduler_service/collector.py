@@ -184,7 +184,7 @@ class Collector:
         """A reply that meets a fault of ours each time: outcome by outcome, and those that cause it fail."""
         try:
             await self._take([delivery], Exception)
-        except (StoreUnavailable, BrokerError):
+        except (StoreUnavailable, BrokerError, MemoryError):
             raise
         except Exception:
             log.exception("a reply cannot be applied")
@@ -251,7 +251,7 @@ class Collector:
     async def _apply_all(self, reports: Sequence[Report], failing: _Errors) -> None:
         try:
             await self.apply(reports)
-        except (StoreUnavailable, BrokerError):
+        except (StoreUnavailable, BrokerError, MemoryError):
             raise
         except failing as error:
             # The neighbours must not suffer: halve until it is found.

@@ -133,7 +133,7 @@ class Ripened(Struct, frozen=True, gc=False):
 
 
 class Ended(Struct, frozen=True, gc=False):
-    """Tasks became terminal without a reply: cancelled or expired."""
+    """Tasks became terminal without a reply: cancelled, expired or refused."""
 
     finished: Sequence[Finished]
 

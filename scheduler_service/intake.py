@@ -24,7 +24,7 @@ from common.telemetry import Telemetry
 from common.topology import Topology
 from common.wire import Assignment, ErrorInfo, ErrorKind, TaskResult
 from scheduler_service import operations
-from scheduler_service.events import Parked, Submitted
+from scheduler_service.events import Ended, Finished, Parked, Submitted
 from scheduler_service.fleet.lanes import Lane
 from scheduler_service.operations import Accepted
 from scheduler_service.parking import INTERNAL, Parking
@@ -192,7 +192,7 @@ class Intake:
         """A submission that meets a fault of ours each time: task by task, and those that cause it are refused."""
         try:
             await self._take([delivery], Exception)
-        except (StoreUnavailable, BrokerError):
+        except (StoreUnavailable, BrokerError, MemoryError):
             raise
         except Exception:
             log.exception("a submission cannot be taken")
@@ -218,7 +218,7 @@ class Intake:
     async def _store_all(self, new: list[NewTask], refused: list[ParkedMessage], refusing: type[Exception]) -> None:
         try:
             written = await self._write(new, refused)
-        except (StoreUnavailable, BrokerError):
+        except (StoreUnavailable, BrokerError, MemoryError):
             raise
         except refusing as error:
             # The neighbours of the one that causes it must not suffer: halve until it is found.
@@ -236,7 +236,11 @@ class Intake:
             else:
                 raise
         else:
-            self._proceed(written, refused)
+            try:
+                self._proceed(written, refused)
+            except BaseException:
+                self._doubt(written.groups)  # what is stored as dispatched has to be found and sent
+                raise
             await self._tell(_conflicts(written.accepted))
             await self._tell_stored(_terminal(written.accepted))
 
@@ -325,6 +329,12 @@ class Intake:
         self._dispatcher.send([_claimed(task, now) for task in accepted.stored if task.placement is not None])
         by_queue = Counter(task.message.queue for task in accepted.stored)
         self._telemetry.emit(Submitted(written.count, by_queue, len(accepted.known) + len(accepted.aliases)))
+        failed = Counter(
+            (task.message.queue, task.message.task) for task in accepted.stored if task.refusal is not None
+        )
+        if failed:
+            ended = [Finished(*which, State.FAILED.value, [0.0] * n, [0.0] * n) for which, n in failed.items()]
+            self._telemetry.emit(Ended(ended))
         reasons = Counter(message.reason for message in refused)
         reasons["conflict"] += len(accepted.conflicts)
         for reason, count in reasons.items():

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from common.backoff import reconnect_wait
 from common.broker.connection import Connection
@@ -27,8 +30,12 @@ REST = 1.0
 RabbitMQ 3.10 moves its consumers over without saying so, and forgets what it hands to them."""
 LONGEST_RETRY = 5.0
 """Seconds between tries at most while a handler cannot settle a batch (database locked, broker away)."""
-TRIES = 3
-"""How often a message is handled alone that meets a fault of ours each time, before it is given up."""
+PATIENCE = 30.0
+"""Seconds for which a message is tried again that meets a fault of ours each time, before it is given up."""
+CAUGHT_UP = 10.0
+"""Seconds: a consumer that had nothing left to handle so lately has handled all that was in its queue before that."""
+_LATER: Final = (StoreUnavailable, BrokerError, MemoryError)
+"""Nothing of a message is wrong: it is tried again for as long as it takes."""
 
 
 class Consumer:
@@ -205,11 +212,12 @@ class BatchConsumer:
         handle: handles a batch; after it has returned the batch is acked (``multiple=True``). When it raises
             `StoreUnavailable` or `BrokerError` the same batch is tried again, nothing is acked meanwhile; when the
             channel died, the batch is dropped, because the broker delivers it again. Any other error is a fault of
-            ours: then each message of the batch is handled alone, so that only the one that causes it has to wait.
+            ours: then each message is handled and acked alone, so that only the one that causes it has to wait.
         prefetch: unsettled messages at a time, which bounds the memory of a batch.
         no_ack: for transient queues: nothing is settled, and what meets a fault of ours is dropped.
-        give_up: does away with a message that met a fault of ours `TRIES` times, alone, the last of which is given;
-            tried again until it returns, then the message is acked. Without it, the message is handled for ever.
+        give_up: does away with a message that has met a fault of ours for `PATIENCE` seconds, the last of which is
+            given, while another one got through: else it is not the message. Tried again until it returns, then the
+            message is acked. Without it, the message is handled for ever.
     """
 
     def __init__(
@@ -234,6 +242,7 @@ class BatchConsumer:
         self._arrived = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._idle_until = -math.inf
         self._task: asyncio.Task[None] | None = None
         self.stuck_reason = ""
         """Why the current batch cannot be settled; empty when it can."""
@@ -252,6 +261,15 @@ class BatchConsumer:
     def name(self) -> str:
         """The queue's name."""
         return self._consumer.name
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether all that was in the queue until lately has been handled."""
+        return (
+            self.consuming
+            and not self.stuck_reason
+            and (self._idle.is_set() or time.monotonic() - self._idle_until < CAUGHT_UP)
+        )
 
     async def rebind(self) -> None:
         """See `Consumer.rebind`."""
@@ -284,7 +302,9 @@ class BatchConsumer:
 
     def _arrive(self, delivery: Delivery) -> None:
         self._inbox.append(delivery)
-        self._idle.clear()
+        if self._idle.is_set():
+            self._idle_until = time.monotonic()
+            self._idle.clear()
         self._arrived.set()
 
     async def _work(self) -> None:
@@ -299,51 +319,62 @@ class BatchConsumer:
                 self._idle.set()
 
     async def _settle(self, batch: list[Delivery]) -> None:
-        if await self._insist(batch, self._handle, tries=1) is not None:
-            for delivery in batch:
-                await self._settle_alone(delivery)
+        if await self._insist(batch, self._handle) is not None:
+            await self._settle_singly(batch)
+        elif not self._no_ack and (alive := [delivery for delivery in batch if delivery.subscription.alive]):
+            await self._handled(alive)
         self.stuck_reason = ""
-        batch = [] if self._no_ack else [delivery for delivery in batch if delivery.subscription.alive]
-        if batch:
-            await self._handled(batch)
 
-    async def _settle_alone(self, delivery: Delivery) -> None:
-        alone = [delivery]
-        if self._no_ack:
-            await self._insist(alone, self._handle, tries=1)
-            return
+    async def _settle_singly(self, batch: list[Delivery]) -> None:
+        since, failures = time.monotonic(), 0
+        while batch:
+            faulty: list[tuple[Delivery, Exception]] = []
+            for delivery in batch:
+                fault = await self._insist([delivery], self._handle)
+                if fault is not None:
+                    faulty.append((delivery, fault))
+                elif not self._no_ack:
+                    await delivery.ack()
+            if not faulty or self._no_ack:
+                return
+            if len(faulty) < len(batch) and time.monotonic() - since >= PATIENCE:
+                faulty = [each for each in faulty if not await self._given_up(*each)]
+            failures += 1
+            if faulty:
+                self._retrying(faulty[0][1], failures)
+                await asyncio.sleep(min(LONGEST_RETRY, reconnect_wait(failures)))
+            arrived, self._inbox = self._inbox, []
+            batch = [delivery for delivery, _ in faulty if delivery.subscription.alive] + arrived
+
+    async def _given_up(self, delivery: Delivery, fault: Exception) -> bool:
         give_up = self._give_up
-        if give_up is None:
-            await self._insist(alone, self._handle, tries=None)
-        elif (fault := await self._insist(alone, self._handle, tries=TRIES)) is not None:
-            await self._insist(alone, lambda _: give_up(delivery, fault), tries=None)
+        if give_up is None or await self._insist([delivery], lambda _: give_up(delivery, fault)) is not None:
+            return False
+        await delivery.ack()
+        return True
 
     async def _insist(
-        self, batch: list[Delivery], handle: Callable[[list[Delivery]], Awaitable[None]], *, tries: int | None
+        self, batch: list[Delivery], handle: Callable[[list[Delivery]], Awaitable[None]]
     ) -> Exception | None:
-        """Handle `batch` until it is handled or its channel is gone; the fault of ours that it met so many times."""
-        failures = faults = 0
-        while batch:
+        """Handle `batch` until it is handled or its channel is gone, or meets a fault of ours, which is returned."""
+        failures = 0
+        while batch := [delivery for delivery in batch if self._no_ack or delivery.subscription.alive]:
             try:
                 await handle(batch)
-            except (StoreUnavailable, BrokerError) as error:
+            except _LATER as error:
                 self._retrying(error, failures)
             except Exception as error:
                 # It must not end the consumer, which would be connected and deaf.
                 log.exception("handling messages failed", extra={"queue": self.name, "messages": len(batch)})
-                faults += 1
-                if faults == tries:
-                    return error
-                self._retrying(error, failures)
+                return error
             else:
                 break
             await asyncio.sleep(min(LONGEST_RETRY, reconnect_wait(failures)))
             failures += 1
-            batch = [delivery for delivery in batch if self._no_ack or delivery.subscription.alive]
         return None
 
     def _retrying(self, error: Exception, failures: int) -> None:
-        self.stuck_reason = str(error)
+        self.stuck_reason = str(error) or type(error).__name__
         if failures == 0:
             log.warning("a batch waits", extra={"queue": self.name, "reason": str(error)})
 

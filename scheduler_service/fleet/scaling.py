@@ -99,12 +99,13 @@ def recommended_workers(demand: Demand, target: float) -> int:
         draining = min(usable * run / target, float(usable))
         slots = draining + demand.accepted * run
         if demand.bound is not None:
-            slots = min(slots, demand.bound)
+            # All that waits is bounded; what comes besides is not, and is finished as it comes.
+            slots = min(slots, demand.bound + demand.finished * run)
         if demand.rate is not None:
             slots = min(slots, demand.rate * run)
         slots = max(_parallel(demand, slots), float(demand.out))
     nothing = demand.waiting == 0 and demand.accepted <= 0
-    idle = slots <= 0 and (demand.paused or demand.bound == 0 or nothing)
+    idle = slots <= 0 and (demand.paused or demand.bound is not None or nothing)
     return 0 if idle else max(1, math.ceil(round(slots / max(demand.worker_slots, 1.0), 6)))
 
 

@@ -70,6 +70,8 @@ async def test_a_quota_that_cannot_be_is_not_asked_for(
 ) -> None:
     with pytest.raises(InvalidQuota):
         await either.do(either.client.set_quota, "queue", "email", **words)
+    with pytest.raises(InvalidQuota, match="name"):
+        await either.do(either.client.set_quota, "key", "bert\n", concurrency=3)
     with pytest.raises(InvalidQuota, match="there are no quotas of a 'worker'"):
         await either.do(either.client.set_quota, "worker", "w1", weight=1)
     assert not scheduler.administered.quotas

@@ -14,6 +14,7 @@ from common.errors import BrokerError
 from common.ids import new_task_id
 from common.wire import Beat, Bundle, ErrorKind, Reply
 from deploy.local import Broker
+from scheduler_service import events
 from tests.support.producer import Producer
 from tests.support.running_scheduler import ParkedRow, RunningScheduler
 from tests.support.stand_in_worker import StandInWorker, hold
@@ -130,6 +131,8 @@ async def test_a_bad_task_fails_with_its_reason_and_its_neighbours_run(
         "CREATE TRIGGER curse BEFORE INSERT ON tasks WHEN NEW.args LIKE '%cursed%' "
         "BEGIN SELECT RAISE(ABORT, 'the database does not like it'); END"
     )
+    ended: list[events.Finished] = []
+    scheduler.scheduler.telemetry.on(events.Ended, lambda event: ended.extend(event.finished))
     ids = [new_task_id() for _ in range(5)]
     bodies = [task(args if number == 2 else b"[%d]" % number, id=id_) for number, id_ in enumerate(ids)]
     await producer.send(submission(*bodies))
@@ -142,6 +145,7 @@ async def test_a_bad_task_fails_with_its_reason_and_its_neighbours_run(
     assert (row.origin, row.reason, row.owner) == ("submit", reason, producer.connection.user)
     assert args in row.payload
     assert scheduler.parked == {("submit", reason): 1}
+    assert [(each.task, each.status, len(each.total_seconds)) for each in ended] == [("add", "failed", 1)]
     await works(producer)
 
 

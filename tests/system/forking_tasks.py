@@ -55,10 +55,13 @@ def double_in_pool_in_process() -> list[int]:
 
 
 @task
-def leave_behind() -> None:
-    """Leave a thread that is no daemon, and a process that is no daemon either; neither ends."""
+def leave_behind() -> int:
+    """Leave a thread that is no daemon, and a process that is no daemon either; neither ends. Return its id."""
     threading.Thread(target=time.sleep, args=(3600,)).start()
-    _fork.Process(target=time.sleep, args=(3600,)).start()
+    process = _fork.Process(target=time.sleep, args=(3600,))
+    process.start()
+    assert process.pid is not None
+    return process.pid
 
 
 @task

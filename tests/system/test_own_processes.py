@@ -1,5 +1,8 @@
 """Task functions with processes and threads of their own: they end those, and neither the worker nor each other."""
 
+import os
+import signal
+
 from common.lifecycle import EXIT_OK
 from tests.support.conditions import wait_until
 from tests.system.conftest import StartCluster
@@ -25,10 +28,13 @@ def test_a_forked_process_can_be_terminated_and_the_worker_goes_on(start_cluster
 
 def test_a_worker_ends_whatever_its_tasks_have_left_behind(start_cluster: StartCluster) -> None:
     cluster = start_cluster(tasks=TASKS, restart=False)
-    cluster.client().submit("leave_behind").result(timeout=20)
+    left = cluster.client().submit("leave_behind").result(timeout=20)
     (worker,) = cluster.workers
-    worker.terminate()
-    worker.await_exits(1, timeout=20)
+    try:
+        worker.terminate()
+        worker.await_exits(1, timeout=20)
+    finally:
+        os.kill(left, signal.SIGKILL)  # nobody's child now: such a process is its starter's to end
     assert worker.exits == [EXIT_OK]
     assert "do not end, the process does" in worker.said()
 

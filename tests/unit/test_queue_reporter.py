@@ -205,6 +205,20 @@ def test_what_waits_for_a_paused_key_is_no_reason_for_a_worker(fleet: Fleet) -> 
     assert (report.recommended_workers, report.drain_seconds, report.limited) == (0, None, 60_000)
 
 
+def test_what_is_held_back_hides_nothing_that_goes_on_beside_it(fleet: Fleet) -> None:
+    fleet.work(slots=10)
+    fleet.queue(50, key="anna")
+    fleet.quota(Scope.KEY, "anna", paused=True)
+    for second in range(60):
+        fleet.now = NOW + 1 + second
+        fleet.telemetry.emit(events.Submitted(30, {"default": 30}, 0))
+        done = [events.Finished("default", "add", "succeeded", [1.0] * 30, [1.0] * 30)]
+        fleet.telemetry.emit(events.Replied(30, done, 0))
+    fleet.now += 1
+    (report,) = fleet.reporter.reports()
+    assert report.recommended_workers == 3, "30 a second of other keys come and are done"
+
+
 def test_one_that_only_waits_for_its_turn_has_no_reason(fleet: Fleet) -> None:
     fleet.work()
     fleet.quota(Scope.QUEUE, "default", concurrency=2, rate=Rate(2, 1.0))

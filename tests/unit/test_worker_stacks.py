@@ -152,6 +152,26 @@ async def test_a_suspended_task_is_followed_to_its_innermost_await(
         assert "in iterate:" in lines[0], "the frames around the function are left out"
 
 
+class TaskGroup:
+    """A user's own class of that name."""
+
+    @property
+    def _tasks(self) -> Any:
+        raise RuntimeError("not yours")
+
+
+async def with_a_group_of_its_own() -> None:
+    group = TaskGroup()
+    await leaf()
+    del group
+
+
+async def test_a_class_of_that_name_is_not_touched() -> None:
+    async with suspended(with_a_group_of_its_own) as task:
+        lines = await asyncio.to_thread(task_lines, task, lambda _: None)
+    assert "in leaf" in "\n".join(lines)
+
+
 async def test_a_task_that_has_ended_or_not_begun() -> None:
     task = asyncio.create_task(leaf())
     assert "in leaf" in task_lines(task, lambda _: None)[0]

@@ -168,7 +168,7 @@ def _tasks_of(frame: FrameType) -> list[Any]:
     # Only where there is something to be found: reading the locals of a frame keeps them alive until it ends.
     names, module = frame.f_code.co_names, frame.f_globals.get("__name__")
     if "TaskGroup" in names or "create_task_group" in names:
-        groups = [each for each in frame.f_locals.values() if type(each).__name__ == "TaskGroup"]
+        groups = [each for each in frame.f_locals.values() if _is_group(each)]
         return [task for group in groups for task in _copied(getattr(group, "_tasks", ()))]
     if module in _TASK_GROUPS and frame.f_code.co_name in ("__aexit__", "_aexit"):
         return _copied(getattr(frame.f_locals.get("self"), "_tasks", ()))
@@ -177,6 +177,11 @@ def _tasks_of(frame: FrameType) -> list[Any]:
     if module == "asyncio.tasks" and frame.f_code.co_name == "wait_for":
         return [frame.f_locals.get("fut")]
     return []
+
+
+def _is_group(value: Any) -> bool:
+    kind = type(value)
+    return kind.__name__ == "TaskGroup" and kind.__module__ in _TASK_GROUPS
 
 
 def _copied(tasks: Iterable[Any]) -> list[Any]:
