@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate, pairwise
@@ -147,9 +147,11 @@ class LabelBound:
     Args:
         limit: how many names are kept.
         names: names that are kept in any case, and count towards the limit.
+        admits: whether a name may have one of the places; by default each may.
     """
 
-    def __init__(self, limit: int, names: Iterable[str] = ()) -> None:
+    def __init__(self, limit: int, names: Iterable[str] = (), admits: Callable[[str], bool] | None = None) -> None:
+        self._admits = admits
         self._limit = limit
         self._names = {name: name for name in names}
 
@@ -158,7 +160,7 @@ class LabelBound:
         known = self._names.get(name)
         if known is not None:
             return known
-        if len(self._names) >= self._limit:
+        if len(self._names) >= self._limit or (self._admits is not None and not self._admits(name)):
             return OTHER
         self._names[name] = name
         return name

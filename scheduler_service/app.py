@@ -87,7 +87,7 @@ class Scheduler:
         topology = Topology(settings.namespace)
         rules = Rules(settings.max_crashes, settings.unknown_function_grace)
         service = self.service = Service("scheduler", drain_timeout=settings.drain_timeout)
-        metrics = SchedulerMetrics(telemetry)
+        metrics = SchedulerMetrics(telemetry, named=lambda task: directory.has_heard_of(task))
 
         consuming = self._connection("consume")
         publishing = self._connection("publish")

@@ -40,19 +40,21 @@ class SchedulerMetrics:
 
     Args:
         telemetry: where the events come from.
+        named: whether a worker has ever named a task function; others are ``other``, so that no client can use up the
+            labels.
 
     Attributes:
         registry: what is exposed.
         live: the gauges that are read from live objects, as a part of the service to which these belong.
     """
 
-    def __init__(self, telemetry: Telemetry) -> None:
+    def __init__(self, telemetry: Telemetry, named: Callable[[str], bool] | None = None) -> None:
         self.registry = registry = new_registry("scheduler")
         watch_broker(registry, telemetry)
         self.live = LoopCollector()
         registry.register(self.live)
         self._queue = LabelBound(QUEUES)
-        self._task = LabelBound(TASKS)
+        self._task = LabelBound(TASKS, admits=named)
 
         def counter(name: str, help_text: str, *labels: str) -> Counter:
             return Counter(name, help_text, labels, registry=registry)
@@ -83,13 +85,15 @@ class SchedulerMetrics:
 
         self._wait = histogram(
             "warren_task_queue_wait_seconds",
-            "From submission, or from when it was due, to dispatch.",
+            "From when a task was stored, or first became due, to each dispatch.",
             LONG_SECONDS,
             "queue",
         )
         self._late = histogram("warren_due_late_seconds", "From when a task was due to when it was queued.", SECONDS)
         self._run = histogram("warren_task_run_seconds", "Run times.", LONG_SECONDS, "queue", "task")
-        self._total = histogram("warren_task_total_seconds", "From submission to terminal.", LONG_SECONDS, "queue")
+        self._total = histogram(
+            "warren_task_total_seconds", "From when a task was stored to terminal.", LONG_SECONDS, "queue"
+        )
         self._intake = histogram("warren_intake_batch_tasks", "Tasks stored together.", COUNTS)
         self._replies = histogram("warren_reply_batch_tasks", "Outcomes applied together.", COUNTS)
         self._bundles = histogram("warren_bundle_tasks", "Tasks in one work message.", COUNTS)
@@ -131,7 +135,9 @@ class SchedulerMetrics:
         self._count(event.finished)
         for finished in event.finished:
             queue = self._queue(finished.queue)
-            self._run.observe_many(finished.run_seconds, (queue, self._task(finished.task)))
+            ran = [seconds for seconds in finished.run_seconds if seconds > 0]
+            if ran:
+                self._run.observe_many(ran, (queue, self._task(finished.task)))
             self._total.observe_many(finished.total_seconds, (queue,))
 
     def _on_ended(self, event: events.Ended) -> None:
@@ -260,7 +266,7 @@ class _FleetGauges(Collector):
 
         drain = gauge("warren_queue_drain_seconds", "Until what is queued is done as it is now; +Inf: never.")
         recommended = gauge("warren_recommended_workers", "Workers that would empty the queue within drain_target.")
-        oldest = gauge("warren_queue_oldest_seconds", "For which the oldest queued task has been due.")
+        oldest = gauge("warren_queue_oldest_seconds", "Since the oldest queued task first became due.")
         unrunnable = gauge("warren_tasks_unrunnable", "Queued tasks that no live worker can run.")
         limited = gauge("warren_tasks_limited", "Queued tasks that a pause or a limit holds back.")
         used = gauge("warren_used_slots", "Slots of the workers that serve the queue in which something runs.")
