@@ -56,9 +56,7 @@ class Answerer:
         self._answers = answers
         self._operators = frozenset(operators)
         self._parking = Parking("request", store, telemetry)
-        self.consumer = BatchConsumer(
-            connection, topology.request, self._handle, prefetch=PREFETCH, give_up=self._parking.give_up
-        )
+        self.consumer = BatchConsumer(connection, topology.request, self._handle, prefetch=PREFETCH)
 
     async def start(self) -> None:
         """Start answering."""

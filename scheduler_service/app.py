@@ -195,7 +195,7 @@ class Scheduler:
             directory,
             reasons,
             tell_stored=teller.tell_stored,
-            caught_up=lambda: intake.consumer.caught_up,
+            storing=lambda: intake.storing,
         )
         auditor = Auditor(store, publisher, topology)
         canceller = Canceller(

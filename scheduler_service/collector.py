@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from common.broker import BatchConsumer, Connection, Delivery
-from common.errors import BrokerError, StoreRefused, StoreUnavailable, WireError
+from common.errors import StoreRefused, WireError
 from common.failpoints import reached
 from common.states import (
     TERMINAL,
@@ -53,9 +53,6 @@ log = logging.getLogger(__name__)
 PREFETCH = 64
 """Reply messages at a time, each of about 1 MiB at most."""
 _ENDED = (OutcomeKind.SUCCEEDED, OutcomeKind.FAILED)
-_Errors = type[Exception] | tuple[type[Exception], ...]
-_UNSTORABLE: _Errors = (StoreRefused, ValueError)
-"""What a value causes that the database cannot take, such as a result that is no UTF-8."""
 
 
 class Collector:
@@ -121,9 +118,7 @@ class Collector:
         self._mark = mark
         self._telemetry = telemetry
         self._parking = Parking("reply", store, telemetry)
-        self.consumer = BatchConsumer(
-            connection, topology.reply, self._handle, prefetch=PREFETCH, give_up=self._give_up
-        )
+        self.consumer = BatchConsumer(connection, topology.reply, self._handle, prefetch=PREFETCH)
 
     async def start(self) -> None:
         """Start consuming."""
@@ -178,20 +173,6 @@ class Collector:
         await reached("collector.after_tell")
 
     async def _handle(self, deliveries: list[Delivery]) -> None:
-        await self._take(deliveries, _UNSTORABLE)
-
-    async def _give_up(self, delivery: Delivery, error: Exception) -> None:
-        """A reply that meets a fault of ours each time: outcome by outcome, and those that cause it fail."""
-        try:
-            await self._take([delivery], Exception)
-        except (StoreUnavailable, BrokerError, MemoryError):
-            raise
-        except Exception:
-            log.exception("a reply cannot be applied")
-            await self._parking.give_up(delivery, error)
-
-    async def _take(self, deliveries: Sequence[Delivery], failing: _Errors) -> None:
-        """Apply replies; an outcome that meets an error of `failing` becomes a failure."""
         reports: list[Report] = []
         refused: list[ParkedMessage] = []
         tokens: list[str] = []
@@ -223,7 +204,7 @@ class Collector:
                 reports.append(Report(outcome.id, self._event(outcome, worker), worker, outcome.run_seconds))
         await self._parking.park(refused)
         if reports:
-            await self._apply_all(reports, failing)
+            await self._apply_all(reports)
         self._suspect(suspects)
         if returned:
             queues = await self._store.run(operations.queues_of, list({id_ for id_, _ in returned}))
@@ -248,17 +229,15 @@ class Collector:
         known = flight is not None and self._directory.is_elsewhere(flight.name, worker)
         return UnknownFunction(event.lease, event.error, known)
 
-    async def _apply_all(self, reports: Sequence[Report], failing: _Errors) -> None:
+    async def _apply_all(self, reports: Sequence[Report]) -> None:
         try:
             await self.apply(reports)
-        except (StoreUnavailable, BrokerError, MemoryError):
-            raise
-        except failing as error:
-            # The neighbours must not suffer: halve until it is found.
+        except (StoreRefused, ValueError) as error:
+            # A result that is no UTF-8, a value that the database refuses: the neighbours must not suffer.
             if len(reports) > 1:
                 middle = len(reports) // 2
-                await self._apply_all(reports[:middle], failing)
-                await self._apply_all(reports[middle:], failing)
+                await self._apply_all(reports[:middle])
+                await self._apply_all(reports[middle:])
             else:
                 await self.apply([unstorable(reports[0], error)])
 

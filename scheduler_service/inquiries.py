@@ -33,8 +33,8 @@ class Inquiries:
         directory: the live workers, for what the store does not know.
         reasons: why something waits.
         tell_stored: tells stored results by reply queue.
-        caught_up: whether all submissions that came until lately are stored: else a task that is not there is not
-            said to be unknown, and is asked for again.
+        storing: whether submissions are stored as they come: else a task that is not there is not said to be unknown,
+            and is asked for again.
     """
 
     def __init__(
@@ -45,9 +45,9 @@ class Inquiries:
         reasons: Reasons,
         *,
         tell_stored: TellStored,
-        caught_up: Callable[[], bool],
+        storing: Callable[[], bool],
     ) -> None:
-        self._caught_up = caught_up
+        self._storing = storing
         self._store = store
         self._flights = flights
         self._directory = directory
@@ -60,9 +60,9 @@ class Inquiries:
         if ask.kind is AskKind.WAIT:
             terminal, unknown = await self._store.run(operations.wait_for, ask.ids, asker.user, asker.reply_to)
             await self._tell_stored({asker.reply_to: terminal})
-            return Told([], unknown if self._caught_up() else [])
+            return Told([], unknown if self._storing() else [])
         found, unknown = await self._store.run(operations.look_up, ask.ids, asker.owner)
-        return Statuses([self._describe(each) for each in found], unknown if self._caught_up() else [])
+        return Statuses([self._describe(each) for each in found], unknown if self._storing() else [])
 
     async def list_tasks(self, asker: Asker, body: bytes) -> Message:
         """Answer with a page of tasks; it may be short, even empty, and yet not be the last."""

@@ -8,7 +8,6 @@ order of events is what keeps the promise of the client's confirm::
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from common.broker import BatchConsumer, Connection, Delivery
-from common.errors import BrokerError, StoreConflict, StoreRefused, StoreUnavailable
+from common.errors import StoreConflict, StoreRefused
 from common.failpoints import reached
 from common.states import TERMINAL, State
 from common.telemetry import Telemetry
@@ -27,14 +26,11 @@ from scheduler_service import operations
 from scheduler_service.events import Ended, Finished, Parked, Submitted
 from scheduler_service.fleet.lanes import Lane
 from scheduler_service.operations import Accepted
-from scheduler_service.parking import INTERNAL, Parking
 from scheduler_service.reception import Limits, Refusal, read, refuse, set_times
 from scheduler_service.storage.claims import ClaimedTask, policy_to_send, starts_within
 from scheduler_service.storage.parked import ParkedMessage
 from scheduler_service.storage.store import Store
 from scheduler_service.storage.tasks import NewTask, Placement
-
-log = logging.getLogger(__name__)
 
 PREFETCH = 32
 """Submission messages at a time, each of about 1 MiB at most: this bounds the memory of a batch."""
@@ -167,10 +163,12 @@ class Intake:
         self._tell_stored = tell_stored
         self._limits = limits
         self._telemetry = telemetry
-        self._parking = Parking("submit", store, telemetry)
-        self.consumer = BatchConsumer(
-            connection, topology.submit, self._handle, prefetch=PREFETCH, give_up=self._give_up
-        )
+        self.consumer = BatchConsumer(connection, topology.submit, self._handle, prefetch=PREFETCH)
+
+    @property
+    def storing(self) -> bool:
+        """Whether what comes is stored, as far as known."""
+        return self.consumer.consuming and not self.consumer.stuck_reason
 
     async def start(self) -> None:
         """Start consuming."""
@@ -185,24 +183,10 @@ class Intake:
         await self.consumer.stop()
 
     async def _handle(self, deliveries: list[Delivery]) -> None:
-        await self._take(deliveries, StoreRefused)
-        await reached("intake.before_ack")
-
-    async def _give_up(self, delivery: Delivery, error: Exception) -> None:
-        """A submission that meets a fault of ours each time: task by task, and those that cause it are refused."""
-        try:
-            await self._take([delivery], Exception)
-        except (StoreUnavailable, BrokerError, MemoryError):
-            raise
-        except Exception:
-            log.exception("a submission cannot be taken")
-            await self._parking.give_up(delivery, error)
-
-    async def _take(self, deliveries: Sequence[Delivery], refusing: type[Exception]) -> None:
-        """Store submissions; a task that meets an error of the type `refusing` is refused."""
         new, refused = read(deliveries, self._topology, self._limits)
         new = [self._admitted(task, refused) for task in new]
-        await self._store_all(new, refused, refusing)
+        await self._store_all(new, refused)
+        await reached("intake.before_ack")
 
     def _admitted(self, task: NewTask, refused: list[ParkedMessage]) -> NewTask:
         message = task.message
@@ -215,24 +199,20 @@ class Intake:
         refused.append(parked)
         return failed
 
-    async def _store_all(self, new: list[NewTask], refused: list[ParkedMessage], refusing: type[Exception]) -> None:
+    async def _store_all(self, new: list[NewTask], refused: list[ParkedMessage]) -> None:
         try:
             written = await self._write(new, refused)
-        except (StoreUnavailable, BrokerError, MemoryError):
-            raise
-        except refusing as error:
-            # The neighbours of the one that causes it must not suffer: halve until it is found.
+        except StoreRefused as error:
+            # The database refuses one of them, and the neighbours must not suffer: halve until it is found.
             if len(new) > 1:
                 middle = len(new) // 2
-                await self._store_all(new[:middle], refused, refusing)
-                await self._store_all(new[middle:], [], refusing)
+                await self._store_all(new[:middle], refused)
+                await self._store_all(new[middle:], [])
             elif new and new[0].refusal is None:
-                refusal = Refusal("unstorable", str(error))
-                if not isinstance(error, StoreRefused):
-                    log.exception("a task cannot be stored", extra={"task_id": new[0].message.id})
-                    refusal = Refusal(INTERNAL, f"a fault of the scheduler, see its log: {error!r}")
-                failed, parked = refuse(new[0].message, new[0].owner, new[0].reply_to, refusal)
-                await self._store_all([failed], [*refused, parked], refusing)
+                failed, parked = refuse(
+                    new[0].message, new[0].owner, new[0].reply_to, Refusal("unstorable", str(error))
+                )
+                await self._store_all([failed], [*refused, parked])
             else:
                 raise
         else:

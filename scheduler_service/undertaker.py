@@ -43,9 +43,7 @@ class Undertaker:
     ) -> None:
         self._suspect = suspect
         self._parking = Parking("dead", store, telemetry)
-        self.consumer = BatchConsumer(
-            connection, topology.dead, self._handle, prefetch=PREFETCH, give_up=self._parking.give_up
-        )
+        self.consumer = BatchConsumer(connection, topology.dead, self._handle, prefetch=PREFETCH)
 
     async def start(self) -> None:
         """Start consuming."""

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -30,10 +28,8 @@ REST = 1.0
 RabbitMQ 3.10 moves its consumers over without saying so, and forgets what it hands to them."""
 LONGEST_RETRY = 5.0
 """Seconds between tries at most while a handler cannot settle a batch (database locked, broker away)."""
-PATIENCE = 30.0
-"""Seconds for which a message is tried again that meets a fault of ours each time, before it is given up."""
-CAUGHT_UP = 10.0
-"""Seconds: a consumer that had nothing left to handle so lately has handled all that was in its queue before that."""
+LONGEST_REST = 60.0
+"""Seconds between two tries at most of a message that meets a fault of ours."""
 _LATER: Final = (StoreUnavailable, BrokerError, MemoryError)
 """Nothing of a message is wrong: it is tried again for as long as it takes."""
 
@@ -212,12 +208,10 @@ class BatchConsumer:
         handle: handles a batch; after it has returned the batch is acked (``multiple=True``). When it raises
             `StoreUnavailable` or `BrokerError` the same batch is tried again, nothing is acked meanwhile; when the
             channel died, the batch is dropped, because the broker delivers it again. Any other error is a fault of
-            ours: then each message is handled and acked alone, so that only the one that causes it has to wait.
+            ours: then each message is handled and acked alone, and one that still meets it is put aside, to be tried
+            again and again. It is neither acked nor given up; as many as `prefetch` of them stop the consumer.
         prefetch: unsettled messages at a time, which bounds the memory of a batch.
         no_ack: for transient queues: nothing is settled, and what meets a fault of ours is dropped.
-        give_up: does away with a message that has met a fault of ours for `PATIENCE` seconds, the last of which is
-            given, while another one got through: else it is not the message. Tried again until it returns, then the
-            message is acked. Without it, the message is handled for ever.
     """
 
     def __init__(
@@ -228,11 +222,11 @@ class BatchConsumer:
         *,
         prefetch: int,
         no_ack: bool = False,
-        give_up: Callable[[Delivery, Exception], Awaitable[None]] | None = None,
     ) -> None:
         self._consumer = Consumer(connection, queue, self._arrive, prefetch=prefetch, declare=True, no_ack=no_ack)
         self._handle = handle
-        self._give_up = give_up
+        self._handling = asyncio.Lock()
+        self._aside: set[asyncio.Task[None]] = set()
         self._no_ack = no_ack
         self._most_unacked = max(1, prefetch // 2)
         self._unacked: dict[Subscription, tuple[int, int]] = {}
@@ -242,7 +236,6 @@ class BatchConsumer:
         self._arrived = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._idle_until = -math.inf
         self._task: asyncio.Task[None] | None = None
         self.stuck_reason = ""
         """Why the current batch cannot be settled; empty when it can."""
@@ -262,15 +255,6 @@ class BatchConsumer:
         """The queue's name."""
         return self._consumer.name
 
-    @property
-    def caught_up(self) -> bool:
-        """Whether all that was in the queue until lately has been handled."""
-        return (
-            self.consuming
-            and not self.stuck_reason
-            and (self._idle.is_set() or time.monotonic() - self._idle_until < CAUGHT_UP)
-        )
-
     async def rebind(self) -> None:
         """See `Consumer.rebind`."""
         await self._consumer.rebind()
@@ -282,9 +266,10 @@ class BatchConsumer:
             await self._consumer.start()
 
     async def drain(self) -> None:
-        """Take no more, and finish the batches that have arrived."""
+        """Take no more, and finish the batches that have arrived; what is aside goes back to the queue."""
         await self._consumer.drain()
         await self._idle.wait()
+        await self._end_aside()
         await self._ack()
 
     async def stop(self) -> None:
@@ -299,12 +284,18 @@ class BatchConsumer:
             await asyncio.wait([task])
         self._inbox.clear()
         self._idle.set()
+        await self._end_aside()
+
+    async def _end_aside(self) -> None:
+        aside = list(self._aside)
+        for task in aside:
+            task.cancel()
+        if aside:
+            await asyncio.wait(aside)
 
     def _arrive(self, delivery: Delivery) -> None:
         self._inbox.append(delivery)
-        if self._idle.is_set():
-            self._idle_until = time.monotonic()
-            self._idle.clear()
+        self._idle.clear()
         self._arrived.set()
 
     async def _work(self) -> None:
@@ -319,50 +310,54 @@ class BatchConsumer:
                 self._idle.set()
 
     async def _settle(self, batch: list[Delivery]) -> None:
-        if await self._insist(batch, self._handle) is not None:
-            await self._settle_singly(batch)
-        elif not self._no_ack and (alive := [delivery for delivery in batch if delivery.subscription.alive]):
-            await self._handled(alive)
-        self.stuck_reason = ""
-
-    async def _settle_singly(self, batch: list[Delivery]) -> None:
-        since, failures = time.monotonic(), 0
-        while batch:
-            faulty: list[tuple[Delivery, Exception]] = []
+        if await self._insist(batch, self._handle) is None:
+            if not self._no_ack and (alive := [delivery for delivery in batch if delivery.subscription.alive]):
+                await self._handled(alive)
+        else:
+            faults = []
             for delivery in batch:
                 fault = await self._insist([delivery], self._handle)
                 if fault is not None:
-                    faulty.append((delivery, fault))
-                elif not self._no_ack:
+                    faults.append(fault)
+                if self._no_ack:
+                    continue
+                if fault is not None:
+                    self._put_aside(delivery)
+                elif delivery.subscription.alive:
                     await delivery.ack()
-            if not faulty or self._no_ack:
+            if len(faults) == len(batch) and not self._no_ack:
+                self.stuck_reason = f"a fault of ours, see the log: {faults[-1]!r}"
                 return
-            if len(faulty) < len(batch) and time.monotonic() - since >= PATIENCE:
-                faulty = [each for each in faulty if not await self._given_up(*each)]
-            failures += 1
-            if faulty:
-                self._retrying(faulty[0][1], failures)
-                await asyncio.sleep(min(LONGEST_RETRY, reconnect_wait(failures)))
-            arrived, self._inbox = self._inbox, []
-            batch = [delivery for delivery, _ in faulty if delivery.subscription.alive] + arrived
+        self.stuck_reason = ""
 
-    async def _given_up(self, delivery: Delivery, fault: Exception) -> bool:
-        give_up = self._give_up
-        if give_up is None or await self._insist([delivery], lambda _: give_up(delivery, fault)) is not None:
-            return False
-        await delivery.ack()
-        return True
+    def _put_aside(self, delivery: Delivery) -> None:
+        task = asyncio.create_task(self._try_again(delivery), name=f"aside {self.name}")
+        self._aside.add(task)
+        task.add_done_callback(self._aside.discard)
+
+    async def _try_again(self, delivery: Delivery) -> None:
+        failures = 0
+        while True:
+            await asyncio.sleep(min(LONGEST_REST, reconnect_wait(failures)))
+            failures += 1
+            if await self._insist([delivery], self._handle, stuck=False) is None:
+                if delivery.subscription.alive:
+                    await delivery.ack()
+                    self.stuck_reason = ""
+                return
 
     async def _insist(
-        self, batch: list[Delivery], handle: Callable[[list[Delivery]], Awaitable[None]]
+        self, batch: list[Delivery], handle: Callable[[list[Delivery]], Awaitable[None]], *, stuck: bool = True
     ) -> Exception | None:
         """Handle `batch` until it is handled or its channel is gone, or meets a fault of ours, which is returned."""
         failures = 0
         while batch := [delivery for delivery in batch if self._no_ack or delivery.subscription.alive]:
             try:
-                await handle(batch)
+                async with self._handling:
+                    await handle(batch)
             except _LATER as error:
-                self._retrying(error, failures)
+                if stuck:
+                    self._retrying(error, failures)
             except Exception as error:
                 # It must not end the consumer, which would be connected and deaf.
                 log.exception("handling messages failed", extra={"queue": self.name, "messages": len(batch)})
@@ -379,6 +374,10 @@ class BatchConsumer:
             log.warning("a batch waits", extra={"queue": self.name, "reason": str(error)})
 
     async def _handled(self, batch: list[Delivery]) -> None:
+        if self._aside:  # they are not to be acked along with what came after them
+            for delivery in batch:
+                await delivery.ack()
+            return
         # A batch spans two channels when the first one died meanwhile; tags count per channel.
         for delivery in batch:
             _, count = self._unacked.get(delivery.subscription, (0, 0))

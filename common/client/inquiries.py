@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
 from typing import Final, Generic, TypeVar
@@ -17,8 +16,6 @@ A = TypeVar("A")
 
 ANSWER_TIMEOUT: Final = 30.0
 """Seconds that a verb waits for each answer unless it is told otherwise."""
-OWN_DOUBT: Final = 20.0
-"""Seconds for which a task of this client has to be unknown: its submission may be on its way."""
 
 
 class Inquiry(Generic[A]):
@@ -40,16 +37,16 @@ class Inquiry(Generic[A]):
         self._unknown_since: float | None = None
         self._notify = notify
 
-    def take(self, answer: A | None, now: float, own_doubt: float) -> bool:
+    def take(self, answer: A | None, now: float) -> bool:
         """Take an answer; None is `unknown`. Returns whether it is the last word.
 
-        The submission of a task of ours may still be on its way, so that one is asked for `own_doubt` seconds; any
-        other is unknown when the scheduler has said so twice.
+        The submission of a task of ours may still be on its way, so that one is asked for until it is known; any other
+        is unknown when the scheduler has said so twice.
         """
         self.answer = answer
         if answer is None:
             since = self._unknown_since = now if self._unknown_since is None else self._unknown_since
-            if now - since < (own_doubt if self._ours else DOUBT):
+            if self._ours or now - since < DOUBT:
                 return False
             self.unknown = True
         self._notify(self)
@@ -79,16 +76,14 @@ class Inquiries(Generic[A]):
     Args:
         ask: makes the message that asks about these ids.
         prefix: of the correlation ids.
-        own_doubt: seconds for which a task of this client has to be unknown.
 
     Attributes:
         due: when to ask about a task (again); empty while nothing is open.
     """
 
-    def __init__(self, ask: Callable[[list[str]], Message], prefix: str, own_doubt: float) -> None:
+    def __init__(self, ask: Callable[[list[str]], Message], prefix: str) -> None:
         self._ask = ask
         self._prefix = prefix
-        self._own_doubt = own_doubt
         self._open: dict[str, list[Inquiry[A]]] = {}
         self.due: dict[str, float] = {}
         self._numbers = count(1)
@@ -148,7 +143,7 @@ class Inquiries(Generic[A]):
             inquiry.wake()
 
     def _apply(self, task_id: str, answer: A | None, now: float) -> None:
-        still = [inquiry for inquiry in self._open.get(task_id, ()) if not inquiry.take(answer, now, self._own_doubt)]
+        still = [inquiry for inquiry in self._open.get(task_id, ()) if not inquiry.take(answer, now)]
         if still:
             self._open[task_id] = still
             self.due[task_id] = now + DOUBT
@@ -162,7 +157,7 @@ class Inquiries(Generic[A]):
 
 def status_inquiries() -> Inquiries[TaskStatus]:
     """Questions how tasks are."""
-    return Inquiries(lambda ids: Ask(AskKind.STATUS, ids), "s", OWN_DOUBT)
+    return Inquiries(lambda ids: Ask(AskKind.STATUS, ids), "s")
 
 
 def cancel_inquiries() -> Inquiries[str]:
@@ -170,4 +165,4 @@ def cancel_inquiries() -> Inquiries[str]:
 
     One of our own that is unknown may still come, and would run then: nobody is told that there is nothing to cancel.
     """
-    return Inquiries(lambda ids: Cancel(Filter(ids=ids)), "c", math.inf)
+    return Inquiries(lambda ids: Cancel(Filter(ids=ids)), "c")

@@ -33,7 +33,7 @@ PAGES: Final = 2
 """Questions on their way at a time."""
 DOUBT: Final = 1.0
 """Seconds between two answers `unknown` that make a task unknown: its submission may be on its way."""
-OWN_DOUBT: Final = 120.0
+OWN_DOUBT: Final = 300.0
 """The same for a task of this client, whose submission may be in the queue behind very many. Between two answers no
 more than `LONGEST` counts: without a scheduler nothing is said, however long it takes."""
 

@@ -99,8 +99,8 @@ def recommended_workers(demand: Demand, target: float) -> int:
         draining = min(usable * run / target, float(usable))
         slots = draining + demand.accepted * run
         if demand.bound is not None:
-            # All that waits is bounded; what comes besides is not, and is finished as it comes.
-            slots = min(slots, demand.bound + demand.finished * run)
+            # All that waits is bounded; what comes besides is finished as it comes, as some of the other is.
+            slots = min(slots, max(demand.bound, demand.finished * run))
         if demand.rate is not None:
             slots = min(slots, demand.rate * run)
         slots = max(_parallel(demand, slots), float(demand.out))

@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from common.broker import BatchConsumer, Connection, Delivery, Publisher
-from common.errors import ConnectionLost, StoreUnavailable
+from common.broker import BatchConsumer, Connection, Delivery, Publisher, declare, ready_messages
+from common.errors import StoreUnavailable
 from common.ids import new_task_id
 from common.questions import AskKind
 from common.telemetry import Telemetry
 from common.topology import Topology
-from common.wire import ErrorKind, Reply
+from common.wire import Reply
 from deploy.local import Broker
-from scheduler_service import operations, reception
+from scheduler_service import operations
 from scheduler_service.intake import Intake
 from tests.support.producer import Producer
 from tests.support.running_scheduler import RunningScheduler
 from tests.support.stand_in_worker import StandInWorker, hold, succeed
 from tests.support.waiting import eventually
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("common.broker.consumer.PATIENCE", 0.5)
 
 
 class Fault(Exception):
@@ -53,69 +48,59 @@ async def worker(broker: Broker, namespace: str, scheduler: RunningScheduler) ->
         yield working
 
 
-async def test_one_task_that_cannot_be_stored_is_refused_and_its_neighbours_run(
+async def test_a_submission_that_meets_a_fault_waits_and_the_others_are_taken(
     scheduler: RunningScheduler, producer: Producer, worker: StandInWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cursed(_: Any, new: Any, *__: Any) -> bool:
-        return any(task.message.task == "cursed" and task.refusal is None for task in new)
+        return any(task.message.task == "cursed" for task in new)
 
-    monkeypatch.setattr(operations, "accept", breaks(operations.accept, cursed))
-    monkeypatch.setattr(operations, "accept_carefully", breaks(operations.accept_carefully, cursed))
-    ids = await producer.submit({}, {}, {"task": "cursed"}, {})
-    await asyncio.sleep(1.0)
-    assert not scheduler.parked, "as long as nothing else gets through, it may be the scheduler itself"
-    later = await producer.submit({})
-    states = [result.state for result in await producer.results([*ids, *later])]
-    assert states == ["succeeded", "succeeded", "failed", "succeeded", "succeeded"]
-    error = producer.told[ids[2]].error
-    assert error is not None
-    assert (error.kind, "a fault of the scheduler" in error.message) == (ErrorKind.REFUSED, True)
-    assert scheduler.parked == {("submit", "internal"): 1}
-    assert scheduler.ready
-
-
-async def test_a_submission_that_cannot_even_be_read_is_parked(
-    scheduler: RunningScheduler, producer: Producer, worker: StandInWorker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def cursed(deliveries: list[Delivery], *_: Any) -> bool:
-        return any(b"cursed" in delivery.body for delivery in deliveries)
-
-    monkeypatch.setattr("scheduler_service.intake.read", breaks(reception.read, cursed))
-    lost = await producer.submit({"task": "cursed"})
-    await asyncio.sleep(1.0)
-    (id_,) = await producer.submit({})
-    assert (await producer.results([id_]))[0].state == "succeeded"
-    (row,) = await scheduler.rows()
-    assert (row.origin, row.reason, lost[0].encode() in row.payload) == ("submit", "internal", True)
-    assert "Fault" in row.detail
+    with monkeypatch.context() as patch:
+        for name in ("accept", "accept_carefully"):
+            patch.setattr(operations, name, breaks(getattr(operations, name), cursed))
+        waiting = [id_ for _ in range(3) for id_ in await producer.submit({}, {"task": "cursed"})]
+        await eventually(lambda: "Fault" in str(scheduler.scheduler._consumer_check()))
+        for _ in range(50):
+            began = time.monotonic()
+            await producer.result(*await producer.submit({}))
+            assert time.monotonic() - began < 2.0
+        assert scheduler.ready, "others get through"
+        assert not producer.told.keys() & set(waiting)
+    results = await producer.results(waiting)
+    assert {result.state for result in results} == {"succeeded"}
+    assert not scheduler.parked
 
 
-async def test_one_outcome_that_cannot_be_applied_fails_and_its_neighbours_count(
+async def test_a_reply_that_meets_a_fault_waits_and_the_others_count(
     scheduler: RunningScheduler, producer: Producer, worker: StandInWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cursed(_: Any, reports: Any, *__: Any) -> bool:
         return any(bytes(getattr(report.event, "result", b"")) == b"666" for report in reports)
 
-    monkeypatch.setattr(operations, "apply", breaks(operations.apply, cursed))
     worker.decide = hold
-    ids = await producer.submit({}, {}, {})
-    await eventually(lambda: len(worker.holding) == 3)
-    held = list(worker.holding.values())
-    outcomes = [
-        {"id": each.id, "lease": each.lease, "attempt": 1, "kind": "succeeded", "result": result}
-        for each, result in zip(held, [1, 666, 1], strict=True)
-    ]
-    body = json.dumps({"worker": worker.name, "outcomes": outcomes}).encode()
-    await producer.send(body, queue="reply", type=Reply.TYPE)
-    await asyncio.sleep(1.0)
+    (id_,) = await producer.submit({})
+    (held,) = await eventually(lambda: list(worker.holding.values()))
+    outcome = {"id": held.id, "lease": held.lease, "attempt": 1, "kind": "succeeded", "result": 666}
     worker.decide = succeed
-    await producer.result(*await producer.submit({}))
-    await producer.results(ids)
-    assert [producer.told[each.id].state for each in held] == ["succeeded", "failed", "succeeded"]
-    error = producer.told[held[1].id].error
-    assert error is not None
-    assert error.kind is ErrorKind.BAD_RESULT
-    assert scheduler.ready
+    with monkeypatch.context() as patch:
+        patch.setattr(operations, "apply", breaks(operations.apply, cursed))
+        body = json.dumps({"worker": worker.name, "outcomes": [outcome]}).encode()
+        await producer.send(body, queue="reply", type=Reply.TYPE)
+        for _ in range(20):
+            await producer.result(*await producer.submit({}))
+        assert id_ not in producer.told
+    assert bytes((await producer.result(id_)).result) == b"666"
+
+
+async def test_what_meets_a_fault_goes_back_when_the_scheduler_ends(
+    scheduler: RunningScheduler, producer: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "accept", breaks(operations.accept, lambda *_: True))
+    await producer.submit({})
+    await eventually(lambda: "Fault" in str(scheduler.scheduler._consumer_check()))
+    began = time.monotonic()
+    await scheduler.__aexit__()
+    assert time.monotonic() - began < 5.0
+    assert await ready_messages(producer.connection, producer.topology.submit) == 1
 
 
 @pytest.mark.parametrize("error", [MemoryError, Fault])
@@ -179,47 +164,47 @@ async def test_a_fault_after_the_commit_leaves_nothing_unsent(
 async def test_a_fault_with_one_message_is_no_other_ones(broker: Broker, namespace: str, no_ack: bool) -> None:
     """Also with beats: a batch of them that is dropped as a whole would make living workers dead."""
     handled: list[bytes] = []
-    given_up: list[bytes] = []
     gate = asyncio.Event()
+    cursed = {b"2"}
 
     async def handle(deliveries: list[Delivery]) -> None:
         await gate.wait()
-        if any(delivery.body == b"2" for delivery in deliveries):
+        if any(delivery.body in cursed for delivery in deliveries):
             raise Fault
         handled.extend(delivery.body for delivery in deliveries)
 
-    async def give_up(delivery: Delivery, error: Exception) -> None:
-        assert isinstance(error, Fault)
-        if not given_up:
-            given_up.append(b"first")
-            raise ConnectionLost("not yet")
-        given_up.append(delivery.body)
-
-    queue = Topology(namespace).client_queue("guest", new_task_id())
+    topology = Topology(namespace)
+    queue = topology.client_queue("guest", new_task_id()) if no_ack else topology.work_queue("default")
     connection = Connection(broker.url, name="test", heartbeat=10, connect_timeout=10.0, telemetry=Telemetry())
-    consumer = BatchConsumer(connection, queue, handle, prefetch=0 if no_ack else 10, no_ack=no_ack, give_up=give_up)
+    publisher = Publisher(connection, timeout=10.0, telemetry=Telemetry())
+    consumer = BatchConsumer(connection, queue, handle, prefetch=0 if no_ack else 10, no_ack=no_ack)
+    again = BatchConsumer(connection, queue, handle, prefetch=10)
     await connection.start()
     try:
         await connection.ready(10.0)
+        await declare(connection, topology.exchanges(), () if no_ack else (queue,))
         await consumer.start()
         await eventually(lambda: consumer.consuming)
-        publisher = Publisher(connection, timeout=10.0, telemetry=Telemetry())
         for number in range(5):
             await publisher.publish("", queue.name, b"%d" % number)
         gate.set()
-        await eventually(lambda: len(set(handled)) == 4)
-        assert no_ack or consumer.stuck_reason == "Fault"
-        assert not no_ack or not consumer.stuck_reason
-        await asyncio.sleep(0.7)
-        assert not given_up, "nothing else came through since"
-        await publisher.publish("", queue.name, b"6")
-        await eventually(lambda: b"6" in handled and (no_ack or len(given_up) == 2))
-        assert sorted(handled) == [b"0", b"1", b"3", b"4", b"6"]
-        assert given_up == ([] if no_ack else [b"first", b"2"])
-        await publisher.publish("", queue.name, b"5")
-        await eventually(lambda: handled[-1] == b"5")
+        await eventually(lambda: len(handled) == 4)
+        for number in range(5, 50):
+            await publisher.publish("", queue.name, b"%d" % number)
+        await eventually(lambda: handled[-1] == b"49")
         assert not consumer.stuck_reason
+        assert sorted(handled) == sorted(b"%d" % number for number in range(50) if number != 2)
+        await consumer.drain()
+        await consumer.stop()
+        if not no_ack:
+            cursed.clear()
+            handled.clear()
+            await again.start()
+            await eventually(lambda: bool(handled))
+            await publisher.publish("", queue.name, b"last")
+            await eventually(lambda: handled[-1] == b"last")
+            assert handled == [b"2", b"last"], "it was not acked along with the others"
     finally:
-        with suppress(ConnectionLost):
-            await consumer.stop()
+        await again.stop()
+        await consumer.stop()
         await connection.stop()

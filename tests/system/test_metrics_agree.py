@@ -45,7 +45,9 @@ def test_counters_agree_with_the_store(start_cluster: StartCluster) -> None:
         assert stored.keys() == {"succeeded", "failed", "expired", "cancelled"}
         assert metrics["warren_tasks_submitted_total"][""] == sum(stored.values()) == len(handles) + 1
         dispatched = metrics["warren_tasks_dispatched_total"][""]
-        assert metrics["warren_task_queue_wait_seconds_count"][""] == metrics["warren_bundle_tasks_sum"][""] == dispatched
+        assert (
+            metrics["warren_task_queue_wait_seconds_count"][""] == metrics["warren_bundle_tasks_sum"][""] == dispatched
+        )
         assert dispatched >= 231, "each that ran, at least once"
         assert metrics["warren_task_total_seconds_count"][""] == stored["succeeded"] + stored["failed"] - 1
         assert metrics["warren_parked_total"][""] == 1

@@ -353,13 +353,6 @@ def test_an_unknown_task_of_ours_may_be_on_its_way_and_a_foreign_one_is_unknown_
     inquiries.answered(queued("ours"), [], 3)
     assert ours.result().state == "queued"
 
-    gone = Inquiry("gone", ours=True, notify=answered.append)
-    inquiries.add(gone, 10)
-    for second in range(10, 31):
-        assert not gone.unknown
-        inquiries.answered({}, ["gone"], second)
-    assert gone.unknown, "said again and again for 20 s"
-
 
 def test_closing_ends_inquiries() -> None:
     inquiries, answered = status_inquiries(), list[Inquiry[TaskStatus]]()
