@@ -28,7 +28,7 @@ def leave_within(code: int, seconds: float = PATIENCE) -> None:
 
 def _leave(code: int, seconds: float) -> None:
     time.sleep(seconds)
-    left = [thread.name for thread in threading.enumerate() if not thread.daemon]
+    left = [each.name for each in threading.enumerate() if not each.daemon and each is not threading.main_thread()]
     _log.warning("threads or exit handlers do not end, the process does", extra={"seconds": seconds, "threads": left})
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):

@@ -13,6 +13,7 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 
 from common.errors import InvalidQuota
+from common.options import Key
 
 MAX_WEIGHT: Final = 1000.0
 MIN_WEIGHT: Final = 0.001
@@ -22,8 +23,8 @@ _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _RATE: Final = re.compile(r"(?P<count>[0-9]{1,12})/(?P<spans>[0-9]{0,9}(?:\.[0-9]{1,9})?)(?P<unit>[smhd])")
 
 
-QuotaName = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]+\Z", max_length=128)]
-"""A queue, a task function or a key; no control characters, as in `common.options.Key`."""
+QuotaName = Annotated[Key, Meta(min_length=1)]
+"""A queue, a task function or a key."""
 
 
 class Scope(StrEnum):

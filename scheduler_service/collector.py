@@ -177,7 +177,7 @@ class Collector:
         refused: list[ParkedMessage] = []
         tokens: list[str] = []
         suspects: list[str] = []
-        returned: list[tuple[str, str]] = []
+        returned: list[tuple[str, str, str]] = []
         for delivery in deliveries:
             try:
                 if delivery.type == Barrier.TYPE:
@@ -196,8 +196,9 @@ class Collector:
                     reports.append(Report(outcome.id, event, worker, outcome.run_seconds))
                     continue
                 if outcome.kind is OutcomeKind.RETURNED:
+                    flight = self._flights.by_lease.get(outcome.lease)
                     reason = outcome.reason or ReturnReason.REDELIVERED
-                    returned.append((outcome.id, reason.value))
+                    returned.append((outcome.id, flight.queue if flight else "", reason.value))
                     if reason is ReturnReason.REDELIVERED or self._may_be_elsewhere(outcome.lease, worker):
                         suspects.append(outcome.lease)
                         continue
@@ -206,13 +207,17 @@ class Collector:
         if reports:
             await self._apply_all(reports)
         self._suspect(suspects)
-        if returned:
-            queues = await self._store.run(operations.queues_of, list({id_ for id_, _ in returned}))
-            counts = Counter((queues.get(id_, "other"), reason) for id_, reason in returned)
-            for (queue, label), count in counts.items():
-                self._telemetry.emit(events.Returned(queue, label, count))
+        await self._count_returned(returned)
         for token in tokens:
             self._passed(token)
+
+    async def _count_returned(self, returned: Sequence[tuple[str, str, str]]) -> None:
+        """Count what came back: each with its id, its queue if it is out, and the reason."""
+        over = list({id_ for id_, queue, _ in returned if not queue})
+        queues = await self._store.run(operations.queues_of, over) if over else {}
+        counts = Counter((queue or queues.get(id_, "other"), reason) for id_, queue, reason in returned)
+        for (queue, reason), count in counts.items():
+            self._telemetry.emit(events.Returned(queue, reason, count))
 
     def _may_be_elsewhere(self, lease: str, worker: str) -> bool:
         """Whether another worker may have a copy of what this one gives back, because it was published twice."""

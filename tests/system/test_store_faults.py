@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,7 @@ def misplaced(database: Path) -> Iterator[None]:
     database.rename(away)
     try:
         yield
+        assert not database.exists(), "no empty one is made in its place"
     finally:
         away.rename(database)
 
@@ -106,12 +108,13 @@ def test_disk_full(small_disk: Path, start_cluster: StartCluster, note: Note) ->
     note(cluster.assert_nothing_lost())
 
 
-def test_database_locked(start_cluster: StartCluster, note: Note) -> None:
-    cluster = start_cluster()
+def outlast(cluster: Cluster, note: Note, fault: AbstractContextManager[None], says: str) -> None:
+    """Meet a fault under load and go on as if nothing had been."""
     load = cluster.load(squares, 600, **FLOW)
     wait_until(lambda: load.finished > 100, 20, "tasks run")
-    with locked(cluster.store.path):
+    with fault:
         stand(cluster, load)
+        assert says in cluster.scheduler.get("/readyz")[1]
     cluster.scheduler.await_ready(15)
     load.join(60)
 
@@ -119,21 +122,14 @@ def test_database_locked(start_cluster: StartCluster, note: Note) -> None:
     verdict = cluster.assert_nothing_lost()
     assert not verdict.twice
     note(verdict)
+
+
+def test_database_locked(start_cluster: StartCluster, note: Note) -> None:
+    cluster = start_cluster()
+    outlast(cluster, note, locked(cluster.store.path), "locked")
 
 
 def test_database_deleted(start_cluster: StartCluster, note: Note) -> None:
     """What is written to a file that nobody can open any more would be gone with the process."""
     cluster = start_cluster()
-    load = cluster.load(squares, 600, **FLOW)
-    wait_until(lambda: load.finished > 100, 20, "tasks run")
-    with misplaced(cluster.store.path):
-        stand(cluster, load)
-        assert "was deleted, or replaced" in cluster.scheduler.get("/readyz")[1]
-        assert not cluster.store.path.exists(), "no empty one is made in its place"
-    cluster.scheduler.await_ready(15)
-    load.join(60)
-
-    assert not cluster.scheduler.exits, "it recovers by itself"
-    verdict = cluster.assert_nothing_lost()
-    assert not verdict.twice
-    note(verdict)
+    outlast(cluster, note, misplaced(cluster.store.path), "was deleted, or replaced")
