@@ -310,25 +310,27 @@ class BatchConsumer:
                 self._idle.set()
 
     async def _settle(self, batch: list[Delivery]) -> None:
-        if await self._insist(batch, self._handle) is None:
-            if not self._no_ack and (alive := [delivery for delivery in batch if delivery.subscription.alive]):
-                await self._handled(alive)
-        else:
-            faults = []
-            for delivery in batch:
-                fault = await self._insist([delivery], self._handle)
-                if fault is not None:
-                    faults.append(fault)
-                if self._no_ack:
-                    continue
-                if fault is not None:
-                    self._put_aside(delivery)
-                elif delivery.subscription.alive:
-                    await delivery.ack()
-            if len(faults) == len(batch) and not self._no_ack:
-                self.stuck_reason = f"a fault of ours, see the log: {faults[-1]!r}"
-                return
+        if await self._insist(batch) is not None:
+            await self._settle_singly(batch)
+            return
         self.stuck_reason = ""
+        if not self._no_ack and (alive := [delivery for delivery in batch if delivery.subscription.alive]):
+            await self._handled(alive)
+
+    async def _settle_singly(self, batch: list[Delivery]) -> None:
+        faults = []
+        for delivery in batch:
+            fault = await self._insist([delivery])
+            if fault is not None:
+                faults.append(fault)
+            if self._no_ack:
+                continue
+            if fault is not None:
+                self._put_aside(delivery)
+            elif delivery.subscription.alive:
+                await delivery.ack()
+        none_through = len(faults) == len(batch) and not self._no_ack
+        self.stuck_reason = f"a fault of ours, see the log: {faults[-1]!r}" if none_through else ""
 
     def _put_aside(self, delivery: Delivery) -> None:
         task = asyncio.create_task(self._try_again(delivery), name=f"aside {self.name}")
@@ -340,21 +342,19 @@ class BatchConsumer:
         while True:
             await asyncio.sleep(min(LONGEST_REST, reconnect_wait(failures)))
             failures += 1
-            if await self._insist([delivery], self._handle, stuck=False) is None:
+            if await self._insist([delivery], stuck=False) is None:
                 if delivery.subscription.alive:
                     await delivery.ack()
                     self.stuck_reason = ""
                 return
 
-    async def _insist(
-        self, batch: list[Delivery], handle: Callable[[list[Delivery]], Awaitable[None]], *, stuck: bool = True
-    ) -> Exception | None:
+    async def _insist(self, batch: list[Delivery], *, stuck: bool = True) -> Exception | None:
         """Handle `batch` until it is handled or its channel is gone, or meets a fault of ours, which is returned."""
         failures = 0
         while batch := [delivery for delivery in batch if self._no_ack or delivery.subscription.alive]:
             try:
                 async with self._handling:
-                    await handle(batch)
+                    await self._handle(batch)
             except _LATER as error:
                 if stuck:
                     self._retrying(error, failures)
